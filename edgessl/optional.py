@@ -1,0 +1,42 @@
+"""The one place that imports optional packages."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+from edgessl.errors import UnavailableError
+
+__all__ = ["is_available", "require"]
+
+
+def is_available(module: str) -> bool:
+    """Tell whether a module can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def require(module: str, *, extra: str) -> Any:
+    """Import an optional module.
+
+    Args:
+        module: Dotted module name, for example ``"openvino"``.
+        extra: The extra of edgessl that installs it.
+
+    Returns:
+        The imported module.
+
+    Raises:
+        UnavailableError: The module is not installed or fails to load; the message holds the
+            command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UnavailableError(
+            f"{module} cannot be imported ({error}); install it with: "
+            f"pip install 'edgessl[{extra}]'"
+        ) from error

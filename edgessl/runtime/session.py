@@ -1,0 +1,135 @@
+"""One interface over the engines: open a model file, feed arrays, get arrays."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from edgessl.bundle.manifest import OptionValue, TensorSpec
+from edgessl.errors import DataError
+from edgessl.registry import Registry
+
+__all__ = ["ENGINES", "Array", "Engine", "Session", "open_session"]
+
+Array = NDArray[Any]
+
+
+class Session(ABC):
+    """An opened model. `run` checks the feeds, the engine's `run_impl` computes.
+
+    Attributes:
+        inputs: What the graph takes.
+        outputs: What it gives, in the graph's order.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph once.
+
+        Args:
+            feeds: One array per input name, of the input's dtype and shape.
+
+        Returns:
+            One array per output name.
+
+        Raises:
+            DataError: A missing or unknown input, a wrong dtype or a wrong shape.
+        """
+        expected = {spec.name for spec in self.inputs}
+        if expected != set(feeds):
+            raise DataError(
+                f"the model takes {sorted(expected)}, found {sorted(feeds)}; name them alike"
+            )
+        for spec in self.inputs:
+            check_array(feeds[spec.name], spec)
+        return self.run_impl(feeds)
+
+    @abstractmethod
+    def run_impl(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute; the feeds are checked."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the engine's memory back."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Engine(Protocol):
+    """What a module in ``edgessl/runtime/engines/`` provides."""
+
+    @staticmethod
+    def version() -> str:
+        """Version of the engine installed here.
+
+        Raises:
+            UnavailableError: It is not installed.
+        """
+        ...
+
+    @staticmethod
+    def open(model: Path, options: Mapping[str, OptionValue]) -> Session:
+        """Load a model file and prepare it.
+
+        Raises:
+            UnavailableError: The engine or the device is not here.
+            BundleError: The engine refuses the file.
+            UsageError: An option that the engine does not know.
+        """
+        ...
+
+
+ENGINES: Registry[Engine] = Registry(
+    "engine",
+    {
+        "onnxruntime": "edgessl.runtime.engines.onnxruntime:OnnxRuntime",
+        "openvino": "edgessl.runtime.engines.openvino:OpenVINO",
+    },
+    group="edgessl.engines",
+)
+
+
+def open_session(
+    engine: str, model: Path, options: Mapping[str, OptionValue] | None = None
+) -> Session:
+    """Open a model file with a named engine.
+
+    Args:
+        engine: Name in the registry.
+        model: The file: ``.onnx`` for onnxruntime, ``.xml`` (with its ``.bin``) or ``.onnx`` for
+            openvino.
+        options: Engine options; every engine knows ``threads`` (int, 0 = all physical cores).
+    """
+    return ENGINES.get(engine).open(Path(model), options or {})
+
+
+def check_array(array: Array, spec: TensorSpec) -> None:
+    """Compare an array with an input's dtype and shape; symbolic dimensions take any size."""
+    fits = array.ndim == len(spec.shape) and all(
+        isinstance(want, str) or want == have for want, have in zip(spec.shape, array.shape)
+    )
+    if array.dtype != np.dtype(spec.dtype) or not fits:
+        want = "x".join(str(d) for d in spec.shape)
+        have = "x".join(str(d) for d in array.shape)
+        raise DataError(
+            f"input '{spec.name}' takes {spec.dtype} [{want}], found {array.dtype} [{have}]; "
+            "convert the array"
+        )
