@@ -108,7 +108,8 @@ def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> str:
         short, or ``""``.
     """
     names = sorted(set(known))
-    close = get_close_matches(name, names, n=limit, cutoff=0.5)
+    close = [n for n in names if len(name) >= 4 and name.lower() in n.lower()]
+    close = sorted(close, key=len)[:limit] or get_close_matches(name, names, n=limit, cutoff=0.5)
     if close:
         return f"did you mean {', '.join(close)}?"
     if 0 < len(names) <= 20:

@@ -1,0 +1,168 @@
+"""An encoder: a timm backbone without its classifier, and what it expects at its input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from edgessl.errors import ModelError, UnavailableError, nearest
+from edgessl.preprocessing import ImageInput
+
+__all__ = ["Encoder", "build_encoder", "load_teacher", "published_statistics"]
+
+
+class Encoder(nn.Module):
+    """A backbone that maps a batch to embeddings.
+
+    Args:
+        backbone: The timm model, created with ``num_classes=0``.
+        name: Its timm name.
+        spec: What it takes.
+
+    Attributes:
+        dim: Embedding dimension D.
+    """
+
+    def __init__(self, backbone: nn.Module, *, name: str, spec: ImageInput) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.name = name
+        self.spec = spec
+        self.dim = _embedding_dim(backbone, spec, name)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Embed normalised inputs: (N, C, H, W) float → (N, D) float."""
+        embeddings: Tensor = self.backbone(inputs)
+        return embeddings
+
+
+def build_encoder(name: str, spec: ImageInput) -> Encoder:
+    """Build a timm backbone with random weights.
+
+    Args:
+        name: A timm model name, with or without ``timm:`` before it.
+        spec: The input it is to take; vision transformers are built for its size.
+
+    Raises:
+        ModelError: timm has no such model (the nearest names are given), or the model cannot
+            take that input.
+    """
+    name = _known_name(name)
+    return Encoder(_create(name, spec, pretrained=False), name=name, spec=spec)
+
+
+def load_teacher(name: str, *, weights: Path | None, image_size: int | None = None) -> Encoder:
+    """Build a timm backbone with its published weights, or with those of a file.
+
+    Args:
+        name: A timm model name, for example ``vit_small_patch14_dinov2.lvd142m``.
+        weights: A ``.safetensors`` file in the model's published or timm's own layout; None
+            takes the published weights from the hub.
+        image_size: Side in pixels; None takes the model's own.
+
+    Raises:
+        ModelError: Unknown name, or weights that do not fit.
+        UnavailableError: The hub cannot be reached.
+    """
+    name = _known_name(name)
+    if weights is not None and weights.suffix != ".safetensors":
+        raise ModelError(f"{weights}: only .safetensors weights are read; convert the file")
+    if weights is not None and not weights.is_file():
+        raise ModelError(f"{weights}: no such file; check --teacher-weights")
+    published = timm.get_pretrained_cfg(name)
+    if published is None:
+        raise ModelError(f"{name} has no published configuration in timm; choose another teacher")
+    channels, height, width = published.input_size
+    spec = ImageInput(
+        channels=channels,
+        height=image_size or height,
+        width=image_size or width,
+        mean=tuple(published.mean),
+        std=tuple(published.std),
+    )
+    backbone = _create(name, spec, pretrained=True, weights=weights)
+    return Encoder(backbone, name=name, spec=spec)
+
+
+def published_statistics(
+    name: str,
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation that a timm model was published with; None if it has none."""
+    published = timm.get_pretrained_cfg(_known_name(name))
+    return None if published is None else (tuple(published.mean), tuple(published.std))
+
+
+def _known_name(name: str) -> str:
+    name = name.removeprefix("timm:")
+    if not timm.is_model(name.partition(".")[0]):
+        raise ModelError(f"unknown backbone '{name}'; {nearest(name, timm.list_models())}")
+    return name
+
+
+def _create(
+    name: str, spec: ImageInput, *, pretrained: bool, weights: Path | None = None
+) -> nn.Module:
+    arguments: dict[str, Any] = {
+        "pretrained": pretrained,
+        "num_classes": 0,
+        "in_chans": spec.channels,
+        "pretrained_cfg_overlay": {"file": str(weights)} if weights else None,
+    }
+    try:
+        backbone = _create_for_size(name, (spec.height, spec.width), arguments)
+    except OSError as error:
+        raise UnavailableError(
+            f"the published weights of {name} cannot be fetched ({_first_line(error)}); "
+            "pass --teacher-weights FILE.safetensors"
+        ) from error
+    except (RuntimeError, ValueError, KeyError, AssertionError, TypeError) as error:
+        source = f" with the weights of {weights}" if weights else ""
+        raise ModelError(
+            f"{name} cannot be built for {spec.channels}x{spec.height}x{spec.width}{source} "
+            f"({_first_line(error)}); choose another backbone, image_size or file"
+        ) from error
+    for parameter in backbone.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return backbone
+
+
+def _create_for_size(name: str, size: tuple[int, int], arguments: dict[str, Any]) -> nn.Module:
+    """Build with ``img_size`` where the architecture knows it (those with position embeddings)."""
+    try:
+        sized: nn.Module = timm.create_model(name, img_size=size, **arguments)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        unsized: nn.Module = timm.create_model(name, **arguments)
+        return unsized
+    return sized
+
+
+@torch.no_grad()
+def _embedding_dim(backbone: nn.Module, spec: ImageInput, name: str) -> int:
+    """Ask the model itself: timm's ``num_features`` leaves out some models' last convolution."""
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        output = backbone(torch.zeros(1, spec.channels, spec.height, spec.width))
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"{name} does not take {spec.channels}x{spec.height}x{spec.width} inputs "
+            f"({_first_line(error)}); choose another image_size"
+        ) from error
+    finally:
+        backbone.train(was_training)
+    if output.ndim != 2:
+        raise ModelError(
+            f"{name} gives {tuple(output.shape)} instead of one embedding; choose an encoder"
+        )
+    return int(output.shape[1])
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,108 @@
+"""The file an encoder is kept in: safetensors, with the facts to rebuild it in its header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import pydantic
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from edgessl.config import Options, describe_validation
+from edgessl.errors import ModelError
+from edgessl.files import atomic_path
+from edgessl.models.encoder import Encoder, build_encoder
+from edgessl.preprocessing import ImageInput
+from edgessl.run_directory import RunDirectory
+
+__all__ = ["EncoderFacts", "load_encoder", "load_weights", "save_encoder"]
+
+_KEY = "edgessl.encoder"
+
+
+class EncoderFacts(Options):
+    """What is written beside the weights.
+
+    Attributes:
+        lineage: Hashes and names of what the encoder was made from.
+    """
+
+    backbone: str
+    dim: Annotated[int, Field(ge=1)]
+    preprocessing: ImageInput
+    lineage: dict[str, str] = {}
+
+
+def save_encoder(encoder: Encoder, path: Path, *, lineage: Mapping[str, str]) -> None:
+    """Write an encoder's weights and facts atomically."""
+    facts = EncoderFacts(
+        backbone=encoder.name, dim=encoder.dim, preprocessing=encoder.spec, lineage=dict(lineage)
+    )
+    tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.backbone.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={_KEY: facts.model_dump_json()})
+
+
+def load_encoder(path: Path) -> tuple[Encoder, EncoderFacts]:
+    """Rebuild an encoder from a run directory or an ``encoder.safetensors``.
+
+    Raises:
+        RunError: The folder is no finished run.
+        ModelError: The file is damaged, or is not an encoder of edgessl.
+    """
+    file = RunDirectory.open(path).encoder_path if path.is_dir() else path
+    facts = _read_facts(file)
+    encoder = build_encoder(facts.backbone, facts.preprocessing)
+    load_weights(encoder.backbone, file)
+    return encoder.eval(), facts
+
+
+def load_weights(module: nn.Module, file: Path) -> None:
+    """Load a safetensors file into a module, strictly.
+
+    Raises:
+        ModelError: The file is damaged, or names or shapes do not fit; the first is named.
+    """
+    tensors = _read_tensors(file)
+    expected = module.state_dict()
+    for name in sorted({*expected, *tensors}):
+        if name not in tensors or name not in expected:
+            where = "the file lacks" if name not in tensors else "the model has no"
+            raise ModelError(f"{file}: {where} '{name}'; give weights of the same backbone")
+        if tensors[name].shape != expected[name].shape:
+            raise ModelError(
+                f"{file}: '{name}' is {tuple(tensors[name].shape)}, the model takes "
+                f"{tuple(expected[name].shape)}; use the same backbone, channels and image_size"
+            )
+    module.load_state_dict(tensors)
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise ModelError(f"{file}: no such file; check the path") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file}: not a readable safetensors file ({error}); copy it again") from error
+
+
+def _read_facts(file: Path) -> EncoderFacts:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(_KEY)
+    except FileNotFoundError:
+        raise ModelError(f"{file}: no such file; check the path") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file}: not a readable safetensors file ({error}); copy it again") from error
+    if text is None:
+        raise ModelError(f"{file}: has no edgessl facts in its header; give a run directory")
+    try:
+        return EncoderFacts.model_validate(json.loads(text))
+    except (pydantic.ValidationError, ValueError) as error:
+        reason = describe_validation(error) if isinstance(error, pydantic.ValidationError) else error
+        raise ModelError(f"{file}: its facts are not valid: {reason}; export it again") from error

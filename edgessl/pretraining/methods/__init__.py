@@ -1,0 +1,1 @@
+"""Pretraining methods, one module each; found by name through `edgessl.pretraining.METHODS`."""
