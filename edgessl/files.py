@@ -21,6 +21,7 @@ from edgessl.errors import OutputError
 __all__ = [
     "atomic_directory",
     "atomic_path",
+    "cache_directory",
     "output_errors",
     "sha256_file",
     "sha256_json",
@@ -118,6 +119,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: sorted keys, two spaces, a final newline."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def cache_directory(*parts: str) -> Path:
+    """A folder for things that can be made again: under ``$EDGESSL_CACHE`` or ``~/.cache/edgessl``.
+
+    The folder is named, not made.
+    """
+    root = os.environ.get("EDGESSL_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "edgessl").joinpath(*parts)
 
 
 def sha256_file(path: Path) -> str:
