@@ -91,7 +91,7 @@ class Engine(Protocol):
 
         Raises:
             UnavailableError: The engine or the device is not here.
-            BundleError: The engine refuses the file.
+            ModelError: The engine refuses the file.
             UsageError: An option that the engine does not know.
         """
         ...
@@ -124,7 +124,8 @@ def open_session(
 def check_array(array: Array, spec: TensorSpec) -> None:
     """Compare an array with an input's dtype and shape; symbolic dimensions take any size."""
     fits = array.ndim == len(spec.shape) and all(
-        isinstance(want, str) or want == have for want, have in zip(spec.shape, array.shape)
+        isinstance(want, str) or want == have
+        for want, have in zip(spec.shape, array.shape, strict=False)
     )
     if array.dtype != np.dtype(spec.dtype) or not fits:
         want = "x".join(str(d) for d in spec.shape)

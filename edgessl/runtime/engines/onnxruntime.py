@@ -1,0 +1,136 @@
+"""onnxruntime's CPU execution provider."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from edgessl.bundle.manifest import OptionValue, TensorSpec
+from edgessl.config import Options, build_options
+from edgessl.errors import ModelError, UnavailableError
+from edgessl.optional import require
+from edgessl.runtime.session import Array, Session
+from edgessl.runtime.threads import resolve_threads
+
+__all__ = ["OnnxRuntime", "OnnxRuntimeOptions"]
+
+_PROVIDER = "CPUExecutionProvider"
+_ERRORS_ONLY = 3
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxRuntimeOptions(Options):
+    """How onnxruntime is set up.
+
+    Attributes:
+        threads: Threads within an operator; 0 takes all physical cores.
+        intra_op_spinning: True lets idle threads spin, which is fastest back to back; False
+            saves power between requests.
+    """
+
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    intra_op_spinning: bool = True
+
+
+class OnnxRuntime:
+    """The engine, as `edgessl.runtime.session.Engine` describes it."""
+
+    @staticmethod
+    def version() -> str:
+        """Version of onnxruntime."""
+        return str(_import().__version__)
+
+    @staticmethod
+    def open(model: Path, options: Mapping[str, OptionValue]) -> Session:
+        """Load an ``.onnx`` file with `OnnxRuntimeOptions`."""
+        settings = build_options(OnnxRuntimeOptions, options, where="onnxruntime options")
+        return OnnxRuntimeSession(model, settings)
+
+
+class OnnxRuntimeSession(Session):
+    """An opened ``InferenceSession``."""
+
+    def __init__(self, model: Path, options: OnnxRuntimeOptions) -> None:
+        ort = _import()
+        if _PROVIDER not in ort.get_available_providers():
+            raise UnavailableError(
+                f"onnxruntime {ort.__version__} has no {_PROVIDER}; "
+                "install the ordinary build with: pip install onnxruntime"
+            )
+        self._errors = _error_types(ort)
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = resolve_threads(options.threads)
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = _ERRORS_ONLY
+        spinning = "1" if options.intra_op_spinning else "0"
+        settings.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+        try:
+            self._session: Any = ort.InferenceSession(
+                str(model), sess_options=settings, providers=[_PROVIDER]
+            )
+        except self._errors as error:
+            raise ModelError(
+                f"{model.name}: onnxruntime {ort.__version__} refuses the file "
+                f"({_one_line(error)}); export or compile it again"
+            ) from error
+        self.inputs = tuple(_spec(i, model) for i in self._session.get_inputs())
+        self.outputs = tuple(_spec(o, model) for o in self._session.get_outputs())
+        self._names = [spec.name for spec in self.outputs]
+
+    def run_impl(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute; the feeds are checked."""
+        try:
+            values = self._session.run(self._names, dict(feeds))
+        except self._errors as error:
+            raise ModelError(
+                f"onnxruntime failed while running ({_one_line(error)}); "
+                "check the input sizes, or compile the model again"
+            ) from error
+        return dict(zip(self._names, values, strict=True))
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self._session = None
+
+
+def _import() -> Any:
+    return require("onnxruntime", extra="compile")
+
+
+def _error_types(ort: Any) -> tuple[type[Exception], ...]:
+    """The exceptions of onnxruntime, which share no base class but ``Exception``."""
+    state = ort.capi.onnxruntime_pybind11_state
+    own = [v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception)]
+    return (RuntimeError, *own)
+
+
+def _spec(argument: Any, model: Path) -> TensorSpec:
+    dtype = _DTYPES.get(argument.type)
+    if dtype is None:
+        raise ModelError(
+            f"{model.name}: '{argument.name}' is a {argument.type}, which edgessl cannot feed; "
+            f"use one of {', '.join(sorted(_DTYPES.values()))}"
+        )
+    shape = tuple("?" if d is None else d for d in argument.shape)
+    return TensorSpec(name=argument.name, dtype=dtype, shape=shape)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text.removeprefix("[ONNXRuntimeError] : ")[:300]
