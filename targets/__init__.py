@@ -1,0 +1,16 @@
+"""Devices that edgessl compiles for: one TOML each, validated on loading."""
+
+from edgessl.targets.host import HostFacts, detect
+from edgessl.targets.loader import list_targets, load_target
+from edgessl.targets.model import CandidateSpec, HardwareFact, Quantization, Target
+
+__all__ = [
+    "CandidateSpec",
+    "HardwareFact",
+    "HostFacts",
+    "Quantization",
+    "Target",
+    "detect",
+    "list_targets",
+    "load_target",
+]

@@ -1,0 +1,88 @@
+"""Find a target by name or by path, merge what it extends, validate it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from edgessl.config import describe_validation, read_toml
+from edgessl.errors import TargetError, UsageError, nearest
+from edgessl.targets.model import Target
+
+__all__ = ["list_targets", "load_target"]
+
+_FOLDER = Path(__file__).parent
+_GROUP = "edgessl.targets"
+
+
+def list_targets() -> list[str]:
+    """Names of all targets: those that ship, and those of other packages' entry points."""
+    shipped = (path.stem for path in _FOLDER.glob("*.toml"))
+    return sorted({*shipped, *(entry.name for entry in entry_points(group=_GROUP))})
+
+
+def load_target(name: str | Path) -> Target:
+    """Load one target.
+
+    Args:
+        name: A known name, or the path of a TOML file (it ends in ``.toml`` or has a slash).
+            Another package registers targets in the entry-point group ``edgessl.targets``: each
+            entry is a function that takes nothing and returns the path of a TOML file.
+
+    Raises:
+        TargetError: The target is unknown (the message names the nearest), its file cannot be
+            read, has an unknown key or a value that does not fit, or extends itself.
+    """
+    path = _locate(str(name))
+    values = _merged(path, ())
+    unknown = [key for key in values if key not in Target.model_fields]
+    if unknown:
+        hint = nearest(unknown[0], Target.model_fields)
+        raise TargetError(f"{path.name}: unknown key '{unknown[0]}'; {hint}")
+    try:
+        return Target.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise TargetError(f"{path.name}: {describe_validation(error)}; correct the file") from error
+
+
+def _locate(name: str) -> Path:
+    if name.endswith(".toml") or "/" in name:
+        return Path(name)
+    if name in {path.stem for path in _FOLDER.glob("*.toml")}:
+        return _FOLDER / f"{name}.toml"
+    for entry in entry_points(group=_GROUP):
+        if entry.name == name:
+            return Path(entry.load()())
+    raise TargetError(
+        f"unknown target '{name}'; {nearest(name, list_targets())} (or the path of a .toml file)"
+    )
+
+
+def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The file's keys over those of the target that it extends; tables merge key by key."""
+    resolved = path.resolve()
+    if resolved in seen:
+        raise TargetError(f"{path.name}: extends itself; take 'extends' out of one of the files")
+    try:
+        values = read_toml(path)
+    except UsageError as error:
+        raise TargetError(str(error)) from error
+    base = values.get("extends")
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise TargetError(f"{path.name}: extends: must be the name of a target, found {base!r}")
+    return _overlay(_merged(_locate(base), (*seen, resolved)), values)
+
+
+def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        result[key] = _overlay(old, value) if both else value
+    return result
