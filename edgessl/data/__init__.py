@@ -1,0 +1,3 @@
+"""Samples in: sources, decoding, augmentation, loading."""
+
+__all__: list[str] = []

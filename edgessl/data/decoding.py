@@ -1,0 +1,188 @@
+"""Decode the samples of a source in order, several at a time, counting the corrupt ones."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgessl.data.source import Source
+from edgessl.errors import CorruptSampleError, DataError
+from edgessl.preprocessing import ImageInput, RawImage, fit
+from edgessl.progress import Progress, ProgressEvent
+
+__all__ = ["Decoded", "as_dtype", "decode_all", "guess_channels", "guess_dtype", "peek"]
+
+_PEEK = 64
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One sample that could be read.
+
+    Attributes:
+        index: Its index in the source.
+        image: Fitted to the wanted size, ``(H, W, C)``.
+        aspect: Width over height before fitting.
+    """
+
+    index: int
+    image: RawImage
+    aspect: float
+
+
+def decode_all(
+    source: Source,
+    spec: ImageInput,
+    *,
+    dtype: np.dtype[np.uint8] | np.dtype[np.uint16],
+    num_workers: int,
+    max_corrupt: float,
+    corrupt: list[tuple[str, str]],
+    progress: Progress,
+) -> Iterator[Decoded]:
+    """Decode and fit every sample, in order; corrupt ones are left out.
+
+    Threads do the work, because Pillow lets go of the interpreter while it decodes and resizes.
+
+    Args:
+        source: The samples.
+        spec: Size, channels and way of fitting.
+        dtype: What the pixels are brought to.
+        num_workers: Threads; 0 and 1 are one.
+        max_corrupt: Share of corrupt samples that is tolerated.
+        corrupt: Gets (key, reason) of each sample that is left out.
+        progress: Told of each sample, and of the corrupt ones at the end.
+
+    Raises:
+        DataError: The source is empty, too many samples are corrupt, or all are.
+    """
+    total = len(source)
+    if total == 0:
+        raise DataError(f"{source.path}: holds no samples; check --data")
+    allowed = int(max_corrupt * total + 1e-9)
+    for index, result in _in_order(source, spec, dtype, num_workers):
+        if isinstance(result, CorruptSampleError):
+            corrupt.append((source.key(index), str(result)))
+        else:
+            yield result
+        progress(ProgressEvent("decode", index + 1, total, "samples"))
+    if corrupt:
+        summary = _summary(source, corrupt)
+        if len(corrupt) > allowed or len(corrupt) == total:
+            raise DataError(
+                f"{summary}, more than {max_corrupt:.1%} allowed; repair or remove them, or allow "
+                f"more with max_corrupt={_enough(len(corrupt), total)}"
+            )
+        message = f"{summary}; they were skipped"
+        progress(ProgressEvent("decode", total, total, "samples", message=message, warning=True))
+
+
+def peek(source: Source, count: int = _PEEK) -> list[RawImage]:
+    """The first samples that can be read, of at most ``count`` spread over the source."""
+    images: list[RawImage] = []
+    for index in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)):
+        try:
+            images.append(source.read(int(index)))
+        except CorruptSampleError:
+            continue
+    if not images:
+        raise DataError(
+            f"{source.path}: none of {min(count, len(source))} samples could be read; "
+            "check that they are images"
+        )
+    return images
+
+
+def guess_channels(source: Source) -> int:
+    """Channels that hold what the samples show, from 64 of them.
+
+    1 if all are grey (colour files with equal channels too), 3 if any has colour or alpha, else
+    the number they have.
+
+    Raises:
+        DataError: They have different numbers of channels beyond 4, or none can be read.
+    """
+    images = peek(source)
+    wide = {image.shape[2] for image in images if image.shape[2] > 4}
+    if wide:
+        if len({image.shape[2] for image in images}) > 1:
+            counts = sorted({image.shape[2] for image in images})
+            raise DataError(f"{source.path}: images have {counts} channels; set channels=…")
+        return wide.pop()
+    return 1 if all(_is_grey(image) for image in images) else 3
+
+
+def guess_dtype(source: Source) -> np.dtype[np.uint8] | np.dtype[np.uint16]:
+    """uint16 if any of 64 samples is, else uint8."""
+    deep = any(image.dtype == np.uint16 for image in peek(source))
+    return np.dtype(np.uint16) if deep else np.dtype(np.uint8)
+
+
+def as_dtype(
+    image: RawImage, dtype: np.dtype[np.uint8] | np.dtype[np.uint16]
+) -> RawImage:
+    """Bring pixels to 8 or 16 bit over the full range of the type."""
+    if image.dtype == dtype:
+        return image
+    if dtype == np.uint16:
+        return image.astype(np.uint16) * np.uint16(257)
+    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _in_order(
+    source: Source,
+    spec: ImageInput,
+    dtype: np.dtype[np.uint8] | np.dtype[np.uint16],
+    num_workers: int,
+) -> Iterator[tuple[int, Decoded | CorruptSampleError]]:
+    def one(index: int) -> Decoded | CorruptSampleError:
+        try:
+            image = source.read(index)
+        except CorruptSampleError as error:
+            return error
+        aspect = image.shape[1] / image.shape[0]
+        return Decoded(index, as_dtype(fit(image, spec), dtype), aspect)
+
+    workers = max(1, num_workers)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    waiting: deque[tuple[int, Future[Decoded | CorruptSampleError]]] = deque()
+    try:
+        for index in range(len(source)):
+            waiting.append((index, pool.submit(one, index)))
+            # A bounded queue: decoded samples do not pile up while the caller writes.
+            if len(waiting) >= 8 * workers:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _summary(source: Source, corrupt: list[tuple[str, str]]) -> str:
+    reasons = "; ".join(reason for _, reason in corrupt[:_NAMED])
+    more = f" and {len(corrupt) - _NAMED} more" if len(corrupt) > _NAMED else ""
+    share = len(corrupt) / len(source)
+    return (
+        f"{source.path}: {len(corrupt)} of {len(source)} samples ({share:.1%}) are corrupt: "
+        f"{reasons}{more}"
+    )
+
+
+def _enough(count: int, total: int) -> float:
+    """The least two-digit share that lets ``count`` of ``total`` pass."""
+    return min(1.0, np.ceil(count / total * 100) / 100)
+
+
+def _is_grey(image: NDArray[np.generic]) -> bool:
+    if image.shape[2] <= 2:
+        return image.shape[2] == 1 or bool((image[:, :, 1] == np.iinfo(image.dtype).max).all())
+    colour = image[:, :, :3]
+    return bool((colour == colour[:, :, :1]).all())

@@ -1,0 +1,141 @@
+"""Crop, resize, flip and blur as two matrices per sample.
+
+All four are linear and act on rows and columns apart, so a view is ``R X Cᵀ`` with R of
+``(H, S)`` and C of ``(W, S)``: one product instead of four passes over the pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["apply_matrices", "blur_matrices", "resize_matrices"]
+
+_CHUNK = 256
+
+
+def resize_matrices(
+    starts: NDArray[np.float64],
+    lengths: NDArray[np.float64],
+    flips: NDArray[np.bool_],
+    *,
+    canvas: int,
+    size: int,
+    device: torch.device,
+) -> Tensor:
+    """Matrices that cut a span out of ``canvas`` pixels and resize it to ``size``, antialiased.
+
+    The filter is the triangle that Pillow and torchvision call bilinear: output pixel o looks at
+    ``c = start + (o + ½) length / size`` with weights ``max(0, 1 - |i + ½ - c| / max(1, length /
+    size))`` over the pixels i of the span, normalised to 1.
+
+    Args:
+        starts: Start of each span in pixels, ``(N,)``.
+        lengths: Its length in pixels, ``(N,)``.
+        flips: True to reverse the outputs, ``(N,)``.
+        canvas: Pixels S of the input.
+        size: Pixels of the output.
+        device: Where the matrices are made.
+
+    Returns:
+        ``(N, size, S)`` float32; columns outside a span are zero.
+    """
+    scales = lengths / size
+    steps = np.arange(size) + 0.5
+    steps = np.where(flips[:, None], steps[::-1], steps)
+    widths = np.maximum(scales, 1.0)[:, None]
+    # Distances in units of the filter's width: |i / width - centre|.
+    centres = (starts[:, None] + steps * scales[:, None] - 0.5) / widths
+    pixels = np.arange(canvas) / widths
+    weights = _tensor(pixels, device)[:, None, :] - _tensor(centres, device)[:, :, None]
+    weights.abs_().neg_().add_(1.0).clamp_(min=0.0)
+    first, last = _span(starts, lengths)
+    inside = (np.arange(canvas) >= first[:, None]) & (np.arange(canvas) < last[:, None])
+    weights.mul_(_tensor(inside, device)[:, None, :])
+    return weights.div_(weights.sum(dim=2, keepdim=True))
+
+
+def blur_matrices(sigmas: NDArray[np.float64], *, size: int, device: torch.device) -> Tensor:
+    """Matrices of Gaussian blurs with mirrored edges.
+
+    Args:
+        sigmas: Standard deviations in pixels, ``(N,)``, above 0.
+        size: Pixels of a row.
+        device: Where the matrices are made.
+
+    Returns:
+        ``(N, size, size)`` float32, rows sum to 1.
+    """
+    distances = np.arange(size)
+    taps = np.exp(-0.5 * (distances / sigmas[:, None]) ** 2)
+    # Nothing farther than the row's length comes in, not even by a second reflection.
+    mirrored = np.zeros((len(sigmas), 3 * size))
+    mirrored[:, :size] = taps
+    output, pixel = np.meshgrid(distances, distances, indexing="ij")
+    table = _tensor(mirrored, device)
+    weights = table[:, np.abs(output - pixel)]
+    before = np.where(pixel > 0, output + pixel, 2 * size)
+    after = np.where(pixel < size - 1, 2 * (size - 1) - output - pixel, 2 * size)
+    weights = weights + table[:, before] + table[:, after]
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def apply_matrices(
+    samples: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    row_spans: tuple[NDArray[np.float64], NDArray[np.float64]],
+    column_spans: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> Tensor:
+    """Products ``R X Cᵀ``.
+
+    Args:
+        samples: ``(N, C, S, S)`` uint8 or uint16.
+        rows: ``(N, H, S)``.
+        columns: ``(N, W, S)``.
+        row_spans: Starts and lengths of what ``rows`` looks at; the rest of its columns is zero.
+        column_spans: Likewise for ``columns``.
+
+    Returns:
+        ``(N, C, H, W)`` float32 in the samples' units.
+    """
+    if samples.device.type != "cpu":
+        parts = [
+            torch.matmul(
+                rows[i : i + _CHUNK, None],
+                torch.matmul(
+                    samples[i : i + _CHUNK].to(torch.float32),
+                    columns[i : i + _CHUNK, None].transpose(2, 3),
+                ),
+            )
+            for i in range(0, len(samples), _CHUNK)
+        ]
+        return torch.cat(parts)
+    # On a CPU it pays to leave the zeros out: a mean crop is half of the canvas.
+    channels, height, width = samples.shape[1], rows.shape[1], columns.shape[1]
+    out = torch.empty(len(samples), channels, height, width)
+    tops, bottoms = (span.tolist() for span in _span(*row_spans))
+    lefts, rights = (span.tolist() for span in _span(*column_spans))
+    for i, (top, bottom, left, right) in enumerate(
+        zip(tops, bottoms, lefts, rights, strict=True)
+    ):
+        crop = samples[i, :, top:bottom, left:right].to(torch.float32)
+        across = crop.reshape(-1, right - left) @ columns[i, :, left:right].t()
+        torch.matmul(
+            rows[i, :, top:bottom], across.view(channels, bottom - top, width), out=out[i]
+        )
+    return out
+
+
+def _span(
+    starts: NDArray[np.float64], lengths: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First pixel of a span and the one after its last."""
+    first = np.floor(starts + 1e-6).astype(np.int64)
+    return first, np.maximum(np.ceil(starts + lengths - 1e-6).astype(np.int64), first + 1)
+
+
+def _tensor(values: NDArray[np.generic], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device)

@@ -1,0 +1,3 @@
+"""One module per way to store samples."""
+
+__all__: list[str] = []
