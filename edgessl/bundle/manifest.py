@@ -28,7 +28,9 @@ __all__ = [
 SCHEMA_VERSION = 1
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-MemberPath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")]
+MemberPath = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
+]
 OptionValue = bool | int | float | str
 
 
@@ -155,15 +157,15 @@ class Manifest(Options):
         return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
 
 
-def parse_manifest(text: str, *, where: str) -> Manifest:
-    """Validate a manifest.
+def parse_manifest(text: str | bytes, *, where: str) -> Manifest:
+    """Validate a manifest, given as text or as its UTF-8 bytes.
 
     Raises:
         BundleError: Not JSON, an unknown schema version, or a field that does not fit.
     """
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: manifest.json is not JSON ({error}); rebuild it") from error
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
