@@ -88,19 +88,30 @@ class RunDirectory:
             OutputError: The folder holds something already and may not be replaced.
         """
         run = cls(path)
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            if not cls.is_run(run.path):
-                raise OutputError(f"{path} exists and is not a run; choose another --out")
-            if not overwrite:
-                raise OutputError(
-                    f"{path} holds a run; pass --resume to continue it, --overwrite to replace "
-                    "it, or choose another --out"
-                )
+        run.refuse_existing(overwrite=overwrite)
+        if cls.is_run(path):
             shutil.rmtree(run.path)
         with output_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
         write_text(run.config_path, require("tomlkit", extra="train").dumps(config))
         return run
+
+    def refuse_existing(self, *, overwrite: bool) -> None:
+        """Make sure that a new run may be written here; only a run is ever replaced.
+
+        Raises:
+            OutputError: The folder holds something already and may not be replaced.
+        """
+        if not self.path.exists():
+            return
+        if self.is_run(self.path):
+            if not overwrite:
+                raise OutputError(
+                    f"{self.path} holds a run; pass --resume to continue it, --overwrite to "
+                    "replace it, or choose another --out"
+                )
+        elif not self.path.is_dir() or any(self.path.iterdir()):
+            raise OutputError(f"{self.path} exists and is not a run; choose another --out")
 
     @classmethod
     def resume(cls, path: Path, config: Mapping[str, Any]) -> RunDirectory:

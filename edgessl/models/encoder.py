@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgessl.errors import ModelError, UnavailableError, nearest
 from edgessl.preprocessing import ImageInput
 
-__all__ = ["Encoder", "build_encoder", "load_teacher", "published_statistics"]
+__all__ = ["Encoder", "build_encoder", "load_teacher"]
 
 
 class Encoder(nn.Module):
@@ -55,14 +55,17 @@ def build_encoder(name: str, spec: ImageInput) -> Encoder:
     return Encoder(_create(name, spec, pretrained=False), name=name, spec=spec)
 
 
-def load_teacher(name: str, *, weights: Path | None, image_size: int | None = None) -> Encoder:
+def load_teacher(
+    name: str, *, weights: Path | None, image_size: int | None, largest: int
+) -> Encoder:
     """Build a timm backbone with its published weights, or with those of a file.
 
     Args:
         name: A timm model name, for example ``vit_small_patch14_dinov2.lvd142m``.
         weights: A ``.safetensors`` file in the model's published or timm's own layout; None
             takes the published weights from the hub.
-        image_size: Side in pixels; None takes the model's own.
+        image_size: Side in pixels; None takes the model's own, up to ``largest``.
+        largest: Largest side that is taken without being asked for.
 
     Raises:
         ModelError: Unknown name, or weights that do not fit.
@@ -79,21 +82,13 @@ def load_teacher(name: str, *, weights: Path | None, image_size: int | None = No
     channels, height, width = published.input_size
     spec = ImageInput(
         channels=channels,
-        height=image_size or height,
-        width=image_size or width,
+        height=image_size or min(height, largest),
+        width=image_size or min(width, largest),
         mean=tuple(published.mean),
         std=tuple(published.std),
     )
     backbone = _create(name, spec, pretrained=True, weights=weights)
     return Encoder(backbone, name=name, spec=spec)
-
-
-def published_statistics(
-    name: str,
-) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and deviation that a timm model was published with; None if it has none."""
-    published = timm.get_pretrained_cfg(_known_name(name))
-    return None if published is None else (tuple(published.mean), tuple(published.std))
 
 
 def _known_name(name: str) -> str:

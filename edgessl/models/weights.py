@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import pydantic
+import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -20,7 +22,14 @@ from edgessl.models.encoder import Encoder, build_encoder
 from edgessl.preprocessing import ImageInput
 from edgessl.run_directory import RunDirectory
 
-__all__ = ["EncoderFacts", "load_encoder", "load_weights", "save_encoder"]
+__all__ = [
+    "EncoderFacts",
+    "encoder_file",
+    "load_encoder",
+    "load_weights",
+    "save_encoder",
+    "weights_sha256",
+]
 
 _KEY = "edgessl.encoder"
 
@@ -48,6 +57,15 @@ def save_encoder(encoder: Encoder, path: Path, *, lineage: Mapping[str, str]) ->
         save_file(tensors, temporary, metadata={_KEY: facts.model_dump_json()})
 
 
+def encoder_file(path: Path) -> Path:
+    """The weights file of a run directory; a file is its own.
+
+    Raises:
+        RunError: The folder is no finished run.
+    """
+    return RunDirectory.open(path).encoder_path if path.is_dir() else path
+
+
 def load_encoder(path: Path) -> tuple[Encoder, EncoderFacts]:
     """Rebuild an encoder from a run directory or an ``encoder.safetensors``.
 
@@ -55,7 +73,7 @@ def load_encoder(path: Path) -> tuple[Encoder, EncoderFacts]:
         RunError: The folder is no finished run.
         ModelError: The file is damaged, or is not an encoder of edgessl.
     """
-    file = RunDirectory.open(path).encoder_path if path.is_dir() else path
+    file = encoder_file(path)
     facts = _read_facts(file)
     encoder = build_encoder(facts.backbone, facts.preprocessing)
     load_weights(encoder.backbone, file)
@@ -80,6 +98,15 @@ def load_weights(module: nn.Module, file: Path) -> None:
                 f"{tuple(expected[name].shape)}; use the same backbone, channels and image_size"
             )
     module.load_state_dict(tensors)
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """SHA-256 over all parameters and buffers of a module, with their names, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:

@@ -1,0 +1,113 @@
+"""NT-Xent against its definition in float64, and over processes against one process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from edgessl.kernels import NTXentLoss, nt_xent
+
+
+def definition(z: Tensor, temperature: float) -> Tensor:
+    """The formula of the paper, row by row, in float64: (2N,)."""
+    z = z.double()
+    z = z / z.norm(dim=1, keepdim=True)
+    count = len(z)
+    losses = []
+    for i in range(count):
+        logits = z @ z[i] / temperature
+        others = torch.cat([logits[:i], logits[i + 1 :]])
+        losses.append(torch.logsumexp(others, 0) - logits[(i + count // 2) % count])
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("rows", [2, 6, 34])
+@pytest.mark.parametrize("temperature", [0.02, 0.2, 1.0])
+def test_matches_definition(rows: int, temperature: float) -> None:
+    z = torch.randn(rows, 7)
+    given = nt_xent(z, temperature, reduction="none")
+    torch.testing.assert_close(given.double(), definition(z, temperature), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(nt_xent(z, temperature), given.mean())
+    torch.testing.assert_close(nt_xent(z, temperature, reduction="sum"), given.sum())
+
+
+def test_gradients_match_definition() -> None:
+    z = torch.randn(10, 5, requires_grad=True)
+    (given,) = torch.autograd.grad(nt_xent(z, 0.3), z)
+    (wanted,) = torch.autograd.grad(definition(z, 0.3).mean(), z)
+    torch.testing.assert_close(given, wanted.float(), rtol=1e-4, atol=1e-6)
+
+
+def test_temperature_gets_a_gradient() -> None:
+    z, temperature = torch.randn(8, 4), torch.tensor(0.5, requires_grad=True)
+    nt_xent(z, temperature).backward()
+    step = 1e-4
+    slope = (definition(z, 0.5 + step).mean() - definition(z, 0.5 - step).mean()) / (2 * step)
+    assert temperature.grad is not None
+    torch.testing.assert_close(temperature.grad.double(), slope, rtol=1e-3, atol=1e-5)
+
+
+def test_low_precision_accumulates_in_float32() -> None:
+    z = torch.randn(64, 32)
+    wanted = definition(z.bfloat16(), 0.1).mean()
+    given = nt_xent(z.bfloat16(), 0.1)
+    assert given.dtype == torch.float32
+    torch.testing.assert_close(given.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_normalize_false_takes_rows_as_they_are() -> None:
+    z = torch.nn.functional.normalize(torch.randn(8, 4), dim=1)
+    torch.testing.assert_close(nt_xent(z, 0.2, normalize=False), nt_xent(5 * z, 0.2))
+
+
+def test_module_keeps_its_settings() -> None:
+    z = torch.randn(8, 4)
+    torch.testing.assert_close(NTXentLoss(0.7)(z), nt_xent(z, 0.7))
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4), (2, 2, 2)])
+def test_refuses_other_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"\(2N, D\)"):
+        nt_xent(torch.zeros(shape), 0.1)
+
+
+def test_refuses_unknown_words() -> None:
+    with pytest.raises(ValueError, match="implementation"):
+        nt_xent(torch.zeros(2, 2), 0.1, implementation="magic")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="reduction"):
+        nt_xent(torch.zeros(2, 2), 0.1, reduction="max")  # type: ignore[arg-type]
+
+
+def _worker(rank: int, world: int, folder: str) -> None:
+    """One process's share: views of its samples; leaves its loss and gradient behind."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    z = torch.load(os.path.join(folder, "z.pt"), weights_only=True)
+    n = len(z) // 2 // world
+    views = [view[rank * n : (rank + 1) * n] for view in z.chunk(2)]
+    local = torch.cat(views).requires_grad_(True)
+    loss = nt_xent(local, 0.2, group=dist.group.WORLD)
+    loss.backward()
+    torch.save((loss.detach(), local.grad), os.path.join(folder, f"{rank}.pt"))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_equal_one(world: int, tmp_path: Path) -> None:
+    z = torch.randn(24, 6, requires_grad=True)
+    torch.save(z.detach(), tmp_path / "z.pt")
+    mp.spawn(_worker, (world, str(tmp_path)), nprocs=world)
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
+    loss = nt_xent(z, 0.2)
+    loss.backward()
+    torch.testing.assert_close(torch.stack([p[0] for p in parts]).mean(), loss.detach())
+    n = 12 // world
+    halves = [torch.cat([p[1][:n] for p in parts]), torch.cat([p[1][n:] for p in parts])]
+    # DDP averages over processes; the gathered gradient is that sum before the division.
+    torch.testing.assert_close(torch.cat(halves) / world, z.grad)
