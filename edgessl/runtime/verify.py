@@ -1,0 +1,102 @@
+"""Prove that a bundle is whole and that this device computes what it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from edgessl.bundle.archive import open_bundle
+from edgessl.config import Options
+from edgessl.errors import GateError
+from edgessl.runtime.canaries import CanaryResult, run_canaries
+from edgessl.runtime.model import Model, open_engine
+from edgessl.runtime.session import ENGINES
+
+__all__ = ["VerifyReport", "verify"]
+
+
+class VerifyReport(Options):
+    """What `verify` found; damaged bundles raise instead.
+
+    Attributes:
+        files: Members whose hash was compared.
+        engine_version: Version that the bundle was compiled and checked with.
+        engine_version_here: Version on this machine; None for a portable bundle.
+        canaries: None if they did not run; ``remarks`` says why.
+        remarks: What a person should know although nothing failed.
+    """
+
+    bundle: str
+    kind: Literal["native", "portable"]
+    target: str
+    precision: str
+    engine: str
+    engine_version: str
+    engine_version_here: str | None
+    files: int
+    size_bytes: int
+    canaries: CanaryResult | None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """True unless the canaries ran and differ."""
+        return self.canaries is None or self.canaries.passed
+
+    def require_passed(self) -> None:
+        """Raise if the canaries differ.
+
+        Raises:
+            GateError: They do.
+        """
+        if self.canaries is not None and not self.canaries.passed:
+            raise GateError(
+                f"{self.bundle}: this machine computes something else: "
+                f"{self.canaries.describe()}; compile it again with {self.engine} "
+                f"{self.engine_version_here}"
+            )
+
+
+def verify(path: str | Path, *, threads: int | None = None) -> VerifyReport:
+    """Check structure and hashes, then run the canaries on the bundle's engine.
+
+    Args:
+        path: The ``.edge`` file.
+        threads: Engine threads instead of the bundle's own setting.
+
+    Raises:
+        BundleError: The bundle is damaged or unsafe.
+        UnavailableError: Its engine is not installed here.
+    """
+    path = Path(path)
+    with open_bundle(path) as bundle:
+        manifest = bundle.manifest
+        remarks: list[str] = []
+        here: str | None = None
+        canaries: CanaryResult | None = None
+        if manifest.kind == "portable":
+            remarks.append("portable: canaries run after edgessl finalize on the device")
+        else:
+            here = ENGINES.get(manifest.engine.name).version()
+            if here != manifest.engine.version:
+                remarks.append(
+                    f"compiled with {manifest.engine.name} {manifest.engine.version}, "
+                    f"this machine has {here}"
+                )
+            with Model(manifest, open_engine(bundle, threads=threads), name=path.name) as model:
+                canaries = run_canaries(bundle, model)
+            if canaries is None:
+                remarks.append("the bundle has no canaries: results were not compared")
+        return VerifyReport(
+            bundle=path.name,
+            kind=manifest.kind,
+            target=manifest.target,
+            precision=manifest.precision,
+            engine=manifest.engine.name,
+            engine_version=manifest.engine.version,
+            engine_version_here=here,
+            files=len(manifest.files),
+            size_bytes=path.stat().st_size,
+            canaries=canaries,
+            remarks=tuple(remarks),
+        )
