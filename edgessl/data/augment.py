@@ -97,9 +97,7 @@ class ImageViews(Views):
             step = _CHUNK if out.device.type == "cpu" else len(indices)
             for i in range(0, len(indices), step):
                 part = slice(i, i + step)
-                self._make(
-                    augmentation, batch.samples[part], aspects[part], draws[part], out[part]
-                )
+                self._make(augmentation, batch.samples[part], aspects[part], draws[part], out[part])
             views.append(out)
         return tuple(views)
 

@@ -41,9 +41,7 @@ class RawBatch:
 
     def to(self, device: torch.device) -> RawBatch:
         """Move the samples; aspects and indices feed the random draws and stay on the CPU."""
-        return RawBatch(
-            self.samples.to(device, non_blocking=True), self.aspects, self.indices
-        )
+        return RawBatch(self.samples.to(device, non_blocking=True), self.aspects, self.indices)
 
 
 @dataclass

@@ -67,7 +67,8 @@ def colour_matrices(
 
 def _saturation(change: ColourChange) -> NDArray[np.float64]:
     factor = change.saturation[:, None, None]
-    return factor * np.eye(3) + (1.0 - factor) * np.broadcast_to(LUMA, (3, 3))
+    mixed: NDArray[np.float64] = factor * np.eye(3) + (1.0 - factor) * np.broadcast_to(LUMA, (3, 3))
+    return mixed
 
 
 def _hue(turns: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -77,4 +78,5 @@ def _hue(turns: NDArray[np.float64]) -> NDArray[np.float64]:
     turn[:, 1, 1] = turn[:, 2, 2] = np.cos(angle)
     turn[:, 1, 2] = -np.sin(angle)
     turn[:, 2, 1] = np.sin(angle)
-    return _FROM_YIQ @ turn @ _TO_YIQ
+    turned: NDArray[np.float64] = _FROM_YIQ @ turn @ _TO_YIQ
+    return turned

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgessl.data.source import Source
 from edgessl.errors import CorruptSampleError, DataError
@@ -114,7 +114,7 @@ def guess_channels(source: Source) -> int:
         if len({image.shape[2] for image in images}) > 1:
             counts = sorted({image.shape[2] for image in images})
             raise DataError(f"{source.path}: images have {counts} channels; set channels=…")
-        return wide.pop()
+        return int(wide.pop())
     return 1 if all(_is_grey(image) for image in images) else 3
 
 
@@ -124,9 +124,7 @@ def guess_dtype(source: Source) -> np.dtype[np.uint8] | np.dtype[np.uint16]:
     return np.dtype(np.uint16) if deep else np.dtype(np.uint8)
 
 
-def as_dtype(
-    image: RawImage, dtype: np.dtype[np.uint8] | np.dtype[np.uint16]
-) -> RawImage:
+def as_dtype(image: RawImage, dtype: np.dtype[np.uint8] | np.dtype[np.uint16]) -> RawImage:
     """Bring pixels to 8 or 16 bit over the full range of the type."""
     if image.dtype == dtype:
         return image
@@ -178,11 +176,10 @@ def _summary(source: Source, corrupt: list[tuple[str, str]]) -> str:
 
 def _enough(count: int, total: int) -> float:
     """The least two-digit share that lets ``count`` of ``total`` pass."""
-    return min(1.0, np.ceil(count / total * 100) / 100)
+    return min(1.0, math.ceil(count / total * 100) / 100)
 
 
-def _is_grey(image: NDArray[np.generic]) -> bool:
-    if image.shape[2] <= 2:
-        return image.shape[2] == 1 or bool((image[:, :, 1] == np.iinfo(image.dtype).max).all())
-    colour = image[:, :, :3]
-    return bool((colour == colour[:, :, :1]).all())
+def _is_grey(image: RawImage) -> bool:
+    """True for one channel, with or without alpha, and for colour with equal channels."""
+    colour = image[:, :, : image.shape[2] - (image.shape[2] in (2, 4))]
+    return bool(np.equal(colour, colour[:, :, :1]).all())

@@ -46,13 +46,14 @@ class ImageOptions(Options):
         vertical_flip: Probability of a vertical flip; for images from above.
         strength: Factor on the four colour settings below.
         jitter: Probability that colours change at all.
-        brightness: Brightness is scaled by 1 ± brightness × strength.
+        brightness: Brightness is scaled by 1 ± brightness * strength.
         contrast: Contrast, likewise.
         saturation: Saturation, likewise.
-        hue: Hue turns by ± hue × strength of the colour circle.
+        hue: Hue turns by ± hue * strength of the colour circle.
         grayscale: Probability that colour is dropped.
-        blur: Probability of a Gaussian blur, σ from 0.1 to 2 pixels for a view of 224 pixels and
-            in proportion for others; asymmetric views use 2 × blur (at most 1) and blur / 5.
+        blur: Probability of a Gaussian blur, deviation from 0.1 to 2 pixels for a view of 224
+            pixels and
+            in proportion for others; asymmetric views use 2 * blur (at most 1) and blur / 5.
         solarize: Probability that the second of two asymmetric views is solarized.
     """
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from itertools import count
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from edgessl.data.batch import Batch, RawBatch
 from edgessl.data.modality import Views
@@ -19,6 +21,8 @@ from edgessl.errors import DataError, UnavailableError, UsageError
 __all__ = ["Batch", "TrainingLoader"]
 
 _PREFETCH = 2
+
+_Drawn = Generator[tuple[int, "RawBatch | Batch"], None, None]
 
 
 class TrainingLoader:
@@ -86,15 +90,20 @@ class TrainingLoader:
         Raises:
             UnavailableError: A worker process died.
         """
-        for epoch, item in self._from_workers(start_step) if self._num_workers else (
-            self._items[step] for step in count(start_step)
-        ):
-            if isinstance(item, Batch):
-                yield item
-            else:
-                yield self._finish(item.to(self._device or item.samples.device), epoch)
+        with closing(self._draw(start_step)) as items:
+            for epoch, item in items:
+                if isinstance(item, Batch):
+                    yield item
+                else:
+                    yield self._finish(item.to(self._device or item.samples.device), epoch)
 
-    def _from_workers(self, start_step: int) -> Iterator[tuple[int, RawBatch | Batch]]:
+    def _draw(self, start_step: int) -> _Drawn:
+        if self._num_workers == 0:
+            yield from map(self._items.__getitem__, count(start_step))
+        else:
+            yield from self._draw_with_workers(start_step)
+
+    def _draw_with_workers(self, start_step: int) -> _Drawn:
         loader = DataLoader(
             self._items,
             batch_size=None,
@@ -104,7 +113,7 @@ class TrainingLoader:
             # Its own generator: the loader must not draw from the one that training uses.
             generator=torch.Generator().manual_seed(0),
         )
-        iterator = iter(loader)
+        iterator = _MultiProcessingDataLoaderIter(loader)
         try:
             yield from iterator
         except RuntimeError as error:

@@ -69,17 +69,18 @@ def blur_matrices(sigmas: NDArray[np.float64], *, size: int, device: torch.devic
         ``(N, size, size)`` float32, rows sum to 1.
     """
     distances = np.arange(size)
-    taps = np.exp(-0.5 * (distances / sigmas[:, None]) ** 2)
-    # Nothing farther than the row's length comes in, not even by a second reflection.
-    mirrored = np.zeros((len(sigmas), 3 * size))
-    mirrored[:, :size] = taps
-    output, pixel = np.meshgrid(distances, distances, indexing="ij")
-    table = _tensor(mirrored, device)
-    weights = table[:, np.abs(output - pixel)]
-    before = np.where(pixel > 0, output + pixel, 2 * size)
-    after = np.where(pixel < size - 1, 2 * (size - 1) - output - pixel, 2 * size)
-    weights = weights + table[:, before] + table[:, after]
-    return weights / weights.sum(dim=2, keepdim=True)
+    taps = _tensor(np.exp(-0.5 * (distances / sigmas[:, None]) ** 2), device)
+    none = torch.zeros(len(sigmas), size - 1, device=device)
+    # Every entry of K[o, i] is a tap: of |o - i|, and of o + i and 2 (size - 1) - o - i where the
+    # edges mirror it. Windows that slide over the taps hold them without an index per entry.
+    near = torch.cat([taps, none], dim=1).unfold(1, size, 1)
+    far = torch.cat([none, taps.flip(1)], dim=1).unfold(1, size, 1)
+    centre = torch.cat([taps[:, 1:].flip(1), taps], dim=1).unfold(1, size, 1).flip(1)
+    weights = centre + near + far
+    # The edge pixels are not mirrored themselves.
+    weights[:, :, 0] -= taps
+    weights[:, :, -1] -= taps.flip(1)
+    return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
 def apply_matrices(
@@ -118,14 +119,10 @@ def apply_matrices(
     out = torch.empty(len(samples), channels, height, width)
     tops, bottoms = (span.tolist() for span in _span(*row_spans))
     lefts, rights = (span.tolist() for span in _span(*column_spans))
-    for i, (top, bottom, left, right) in enumerate(
-        zip(tops, bottoms, lefts, rights, strict=True)
-    ):
+    for i, (top, bottom, left, right) in enumerate(zip(tops, bottoms, lefts, rights, strict=True)):
         crop = samples[i, :, top:bottom, left:right].to(torch.float32)
         across = crop.reshape(-1, right - left) @ columns[i, :, left:right].t()
-        torch.matmul(
-            rows[i, :, top:bottom], across.view(channels, bottom - top, width), out=out[i]
-        )
+        torch.matmul(rows[i, :, top:bottom], across.view(channels, bottom - top, width), out=out[i])
     return out
 
 

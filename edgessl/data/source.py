@@ -125,12 +125,11 @@ class Subset(Source):
         self.path = source.path
         self._source = source
         self._indices = np.asarray(indices, dtype=np.int64)
-        if len(self._indices) and not (
-            0 <= self._indices.min() and self._indices.max() < len(source)
-        ):
+        outside = self._indices[(self._indices < 0) | (self._indices >= len(source))]
+        if len(outside):
             raise DataError(
-                f"{source.path}: a subset asks for sample {int(self._indices.max())} of "
-                f"{len(source)}; indices start at 0"
+                f"{source.path}: a subset asks for sample {outside[0]} of {len(source)}; indices "
+                f"go from 0 to {len(source) - 1}"
             )
 
     def __len__(self) -> int:

@@ -92,7 +92,7 @@ class SampleStore:
 
 
 def choose_canvas(source: Source, image_size: int) -> int:
-    """Side of the canvas: 1.5 × image_size, a multiple of 16, no more than the samples have.
+    """Side of the canvas: 1.5 * image_size, a multiple of 16, no more than the samples have.
 
     A crop of 44 % of the area then still has image_size pixels per side.
     """

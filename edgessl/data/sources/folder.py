@@ -124,7 +124,8 @@ class FolderFormat:
         files = sorted(_image_files(path))
         if not files:
             raise DataError(
-                f"{path}: no images found; looked at any depth for {', '.join(sorted(IMAGE_SUFFIXES))}"
+                f"{path}: no images found at any depth; looked for "
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}"
             )
         if table is not None and table.has_splits:
             return _open_table_parts(path, files, table)

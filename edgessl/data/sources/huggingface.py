@@ -133,7 +133,7 @@ class HuggingFaceFormat:
         datasets = require("datasets", extra="train")
         try:
             opened = datasets.load_from_disk(str(path))
-        except Exception as error:  # noqa: BLE001 - any failure of a foreign reader means this
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise DataError(
                 f"{path}: not a readable Hugging Face dataset ({_first_line(error)}); write it "
                 "again with save_to_disk"
@@ -149,9 +149,7 @@ class HuggingFaceFormat:
             raise DataError(
                 f"{path}: no part 'train', found {', '.join(map(str, opened))}; name one so"
             )
-        return Splits(
-            parts["train"], parts.get("val"), parts.get("test"), declared=len(parts) > 1
-        )
+        return Splits(parts["train"], parts.get("val"), parts.get("test"), declared=len(parts) > 1)
 
 
 def _label_column(features: Mapping[str, Any], class_label: type) -> str | None:

@@ -68,9 +68,7 @@ class LabelTable:
         words = [self._of(rows, key).lower() for key in keys]
         for key, word in zip(keys, words, strict=True):
             if word not in _SPLIT_WORDS:
-                raise DataError(
-                    f"{self.path}: {key} has split '{word}'; use train, val or test"
-                )
+                raise DataError(f"{self.path}: {key} has split '{word}'; use train, val or test")
         return words
 
     def _of(self, rows: dict[str, str], key: str) -> str:

@@ -215,23 +215,24 @@ def _channels_first(shape: Sequence[int]) -> bool:
 
 def _to_integers(values: NDArray[np.generic], path: str, name: str) -> RawImage:
     if values.dtype == np.uint8:
-        return values.astype(np.uint8, copy=False)
+        return np.asarray(values, dtype=np.uint8)
     if values.dtype == np.uint16:
-        return values.astype(np.uint16, copy=False)
+        return np.asarray(values, dtype=np.uint16)
     if values.dtype.kind == "b":
-        return values.astype(np.uint8) * np.uint8(255)
+        return np.where(values, np.uint8(255), np.uint8(0))
     _refuse_not_finite(values, path, name)
-    low, high = float(np.min(values)), float(np.max(values))  # type: ignore[call-overload]
+    low, high = float(values.min()), float(values.max())
     if low < 0 or high > (255 if values.dtype.kind == "f" else 65535):
         raise DataError(
             f"{path}: '{name}' goes from {low:g} to {high:g}; scale it to [0, 1] or [0, 255]"
         )
     if values.dtype.kind in "iu":
-        return values.astype(np.uint8 if high <= 255 else np.uint16)
-    scaled = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)
-    scaled = scaled * 255 if high <= 1.0 else scaled
+        return values.astype(np.uint8) if high <= 255 else values.astype(np.uint16)
+    scaled = values.astype(np.float32 if values.dtype.itemsize <= 4 else np.float64)
+    if high <= 1.0:
+        scaled *= 255
     whole = np.rint(scaled)
-    if np.abs(scaled - whole).max() < 1e-3:
+    if float(np.abs(scaled - whole).max()) < 1e-3:
         return whole.astype(np.uint8)
     return np.rint(scaled * 257).astype(np.uint16)
 
@@ -243,6 +244,4 @@ def _refuse_not_finite(values: NDArray[np.generic], path: str, name: str) -> Non
         finite = np.isfinite(values[start : start + 1024].astype(np.float64))
         if not finite.all():
             first = start + int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
-            raise DataError(
-                f"{path}: {name}[{first}] holds NaN or infinity; remove such samples"
-            )
+            raise DataError(f"{path}: {name}[{first}] holds NaN or infinity; remove such samples")
