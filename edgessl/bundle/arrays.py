@@ -86,5 +86,5 @@ def _read_array(data: bytes, where: str) -> NDArray[Any]:
     start = stream.tell()
     if expected != len(data) - start:
         raise BundleError(f"{where}: an array declares {expected} bytes, has {len(data) - start}")
-    order = "F" if fortran else "C"
-    return np.frombuffer(data, dtype=dtype, offset=start).reshape(shape, order=order).copy()
+    flat: NDArray[Any] = np.frombuffer(data, dtype=dtype, offset=start).copy()
+    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)

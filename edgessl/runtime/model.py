@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -18,7 +18,7 @@ from edgessl.images import read_image
 from edgessl.preprocessing import ImageInput, RawImage, fit, normalize
 from edgessl.runtime.session import Array, Session, open_session
 
-__all__ = ["Model", "check_finite", "load", "open_engine"]
+__all__ = ["Model", "check_finite", "load", "open_engine", "stack_images"]
 
 _EMBED_BATCH = 32
 
@@ -95,7 +95,8 @@ class Model:
         """
         if len(self.manifest.inputs) != 1:
             raise UsageError(
-                f"{self._name}: has {len(self.manifest.inputs)} inputs; call run() with one array each"
+                f"{self._name}: has {len(self.manifest.inputs)} inputs; "
+                "call run() with one array each"
             )
         spec = self.manifest.inputs[0]
         image = self.manifest.preprocessing
@@ -120,7 +121,7 @@ class Model:
         """
         spec = self.image_input()
         images = (fit(read_image(Path(p), name=str(p)), spec) for p in paths)
-        parts = [self(np.stack(chunk)) for chunk in _chunks(images, _EMBED_BATCH)]
+        parts = [self(stack_images(chunk)) for chunk in _chunks(images, _EMBED_BATCH)]
         if parts:
             return np.concatenate(parts)
         return np.zeros((0, self.manifest.embedding_dim or 0), np.float32)
@@ -193,12 +194,13 @@ class Model:
     def _prepare(self, batch: RawImage, spec: ImageInput) -> Array:
         if len(batch) == 0:
             raise DataError("the batch is empty; give at least one sample")
-        fitted = np.stack([fit(image, spec) for image in batch])
+        fitted: Array = np.stack([fit(image, spec) for image in batch])
         if not spec.folded:
             return normalize(fitted, spec)
         if fitted.dtype == np.uint8:
             return fitted
-        return np.rint(fitted / np.float32(257)).astype(np.uint8)  # 257 = 65535 / 255
+        scaled: Array = np.rint(fitted / np.float32(257)).astype(np.uint8)  # 257 = 65535 / 255
+        return scaled
 
     def _group(self, feeds: Mapping[str, Array], start: int, size: int) -> dict[str, Array]:
         rows = {name: array[start : start + size] for name, array in feeds.items()}
@@ -219,6 +221,14 @@ def check_finite(array: Array, *, where: str) -> None:
     flat = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
     row = int(np.flatnonzero(~np.isfinite(flat).all(axis=1))[0])
     raise DataError(f"{where}: row {row} holds NaN or infinity; remove or repair that sample")
+
+
+def stack_images(images: Sequence[RawImage]) -> RawImage:
+    """One ``(N, H, W, C)`` batch; beside 16-bit images, 8-bit ones become 16-bit as bright."""
+    if len({image.dtype for image in images}) < 2:
+        return np.stack(images)
+    deep = [i if i.dtype == np.uint16 else i.astype(np.uint16) * np.uint16(257) for i in images]
+    return np.stack(deep)
 
 
 def _chunks(items: Iterable[RawImage], size: int) -> Iterator[list[RawImage]]:
