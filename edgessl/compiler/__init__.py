@@ -1,0 +1,15 @@
+"""Compile and quantize an ONNX model for a target: `compile_model`."""
+
+from edgessl.compiler.calibration import ArrayCalibration, Calibration, FileCalibration
+from edgessl.compiler.compilation import CompileOptions, compile_model
+from edgessl.compiler.report import CompileReport, FidelityGateError
+
+__all__ = [
+    "ArrayCalibration",
+    "Calibration",
+    "CompileOptions",
+    "CompileReport",
+    "FidelityGateError",
+    "FileCalibration",
+    "compile_model",
+]

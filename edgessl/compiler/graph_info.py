@@ -1,0 +1,44 @@
+"""What the compiler knows about a prepared graph; passes between processes as JSON."""
+
+from __future__ import annotations
+
+from edgessl.bundle.manifest import TensorSpec
+from edgessl.config import Options
+from edgessl.preprocessing import ImageInput
+
+__all__ = ["GraphInfo"]
+
+
+class GraphInfo(Options):
+    """A checked ONNX graph with a fixed batch.
+
+    Attributes:
+        path: The prepared ``.onnx``.
+        sha256: Hash of the user's file.
+        opset: Version of the ai.onnx operators.
+        inputs: What it takes; dimensions other than the batch may stay symbolic.
+        outputs: What it gives.
+        batched_inputs: Inputs whose first dimension is the batch; of any other input (a state, a
+            sample rate) a sample holds the whole tensor.
+        batch_size: Samples per engine call.
+        attention: True if the graph has attention, which quantizers treat differently.
+        preprocessing: What the model takes, if the file says so.
+        embedding_dim: D of the ``(N, D)`` output; None for models that are not encoders.
+        lineage: Stage → hash of what the model was made from.
+    """
+
+    path: str
+    sha256: str
+    opset: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batched_inputs: tuple[str, ...]
+    batch_size: int
+    attention: bool
+    preprocessing: ImageInput | None
+    embedding_dim: int | None
+    lineage: dict[str, str]
+
+    def sample_shape(self, spec: TensorSpec) -> tuple[int | str, ...]:
+        """Shape of one sample of an input: without the batch, where it has one."""
+        return spec.shape[1:] if spec.name in self.batched_inputs else spec.shape

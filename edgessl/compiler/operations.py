@@ -1,0 +1,116 @@
+"""What a compile worker can do; arguments and results are JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgessl.bundle.manifest import OptionValue
+from edgessl.compiler.backends import BACKENDS, BuildRequest
+from edgessl.compiler.graph import prepare_graph, simplify_graph
+from edgessl.compiler.graph_info import GraphInfo
+from edgessl.compiler.samples import Samples, SampleWriter, Stream
+from edgessl.errors import UsageError
+from edgessl.runtime.session import ENGINES, Array, Session, open_session
+
+__all__ = ["OPERATIONS"]
+
+
+class _Opened:
+    """The session that `time_runs` measures; one per worker."""
+
+    session: Session | None = None
+    feeds: Mapping[str, Array] = {}
+
+
+def inspect(model: str, out: str, batch_size: int) -> dict[str, Any]:
+    """Check a model and write it with a fixed batch: a `GraphInfo`."""
+    return prepare_graph(Path(model), Path(out), batch_size=batch_size).model_dump(mode="json")
+
+
+def simplify(graph: dict[str, Any], out: str, samples: str) -> dict[str, Any]:
+    """Simplify a prepared graph: whether ``out`` was written, and a remark."""
+    written, remark = simplify_graph(
+        GraphInfo.model_validate(graph), Path(out), Samples(Path(samples))
+    )
+    return {"written": written, "remark": remark}
+
+
+def build(request: dict[str, Any]) -> dict[str, Any]:
+    """Build one candidate: a `Built`."""
+    validated = BuildRequest.model_validate(request)
+    backend = BACKENDS.get(validated.candidate.engine)
+    return backend.build(validated).model_dump(mode="json")
+
+
+def embed(
+    engine: str, model: str, options: dict[str, OptionValue], samples: str, out: str
+) -> dict[str, Any]:
+    """Run a model over samples and store its outputs as `Samples` in ``out``.
+
+    Returns:
+        The engine's version, and the inputs and outputs as the session describes them.
+    """
+    inputs = Samples(Path(samples))
+    with open_session(engine, Path(model), options) as session:
+        first = session.run(inputs.feeds(0))
+        streams = tuple(_stream(name, first[name], inputs.batch_size) for name in first)
+        with SampleWriter(Path(out), streams, batch_size=inputs.batch_size) as writer:
+            for call in range(inputs.calls):
+                result = session.run(inputs.feeds(call)) if call else first
+                keep = min(inputs.batch_size, inputs.count - call * inputs.batch_size)
+                writer.append(
+                    {
+                        s.name: result[s.name][:keep] if s.batched else result[s.name][None]
+                        for s in streams
+                    }
+                )
+        signature = {
+            "inputs": [spec.model_dump(mode="json") for spec in session.inputs],
+            "outputs": [spec.model_dump(mode="json") for spec in session.outputs],
+        }
+    return {"version": ENGINES.get(engine).version(), **signature}
+
+
+def open_model(
+    engine: str, model: str, options: dict[str, OptionValue], samples: str
+) -> dict[str, Any]:
+    """Open a model for `time_runs`, on the first sample."""
+    _Opened.feeds = Samples(Path(samples)).feeds(0)
+    _Opened.session = open_session(engine, Path(model), options)
+    return {}
+
+
+def time_runs(runs: int) -> list[float]:
+    """Milliseconds of each of ``runs`` runs, back to back."""
+    session = _Opened.session
+    if session is None:
+        raise UsageError("no model is open; request open_model first")
+    durations = []
+    for _ in range(runs):
+        start = time.perf_counter_ns()
+        session.run(_Opened.feeds)
+        durations.append((time.perf_counter_ns() - start) / 1e6)
+    return durations
+
+
+def _stream(name: str, value: Array, batch_size: int) -> Stream:
+    batched = value.ndim > 0 and value.shape[0] == batch_size
+    if not batched and batch_size > 1:
+        raise UsageError(f"output '{name}' is not one row per sample; compile with a batch of 1")
+    shape = value.shape[1:] if batched else value.shape
+    return Stream(name=name, dtype=np.dtype(value.dtype).name, shape=shape, batched=batched)
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "build": build,
+    "embed": embed,
+    "inspect": inspect,
+    "open_model": open_model,
+    "simplify": simplify,
+    "time_runs": time_runs,
+}

@@ -1,0 +1,143 @@
+"""The parent's end of a compile worker: start, ask, and clean up after a crash.
+
+Engines and quantizers abort and segfault on graphs that they do not like; in a process of its own
+that is one failed candidate, and the memory goes back when the process ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from typing_extensions import Self
+
+from edgessl import errors
+from edgessl.errors import EdgeSSLError
+
+__all__ = ["Worker", "WorkerFailure", "ask"]
+
+
+class WorkerFailure(Exception):
+    """The worker crashed, or the work raised something that edgessl does not know.
+
+    Attributes:
+        summary: What happened, without the last line of the log, which may hold times or paths.
+    """
+
+    def __init__(self, summary: str, said: str = "") -> None:
+        super().__init__(f"{summary}: {said}" if said else summary)
+        self.summary = summary
+
+
+class Worker:
+    """One child process that answers requests in order; a context manager.
+
+    Args:
+        folder: Existing work folder: the child's current and temporary folder.
+        threads: What math libraries in the child may use; 0 leaves their default.
+    """
+
+    def __init__(self, folder: Path, *, threads: int = 0) -> None:
+        self._log: IO[bytes] = open(folder / "worker.log", "a+b")  # noqa: SIM115
+        # The current folder comes first on the child's path, so it must not be the user's.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "edgessl.compiler.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            cwd=folder,
+            env=_environment(folder, threads),
+            text=True,
+            encoding="utf-8",
+        )
+
+    def request(self, operation: str, /, **arguments: Any) -> Any:
+        """Have an operation of `edgessl.compiler.operations` run.
+
+        Args:
+            operation: Its name.
+            **arguments: JSON values.
+
+        Raises:
+            EdgeSSLError: What the operation raised.
+            WorkerFailure: Another exception, or the process died.
+        """
+        if self._process.stdin is None or self._process.stdout is None:
+            raise WorkerFailure("has no pipes")
+        try:
+            line = json.dumps({"operation": operation, "arguments": arguments})
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            raise self._death()
+        reply = json.loads(answer)
+        if "error" not in reply:
+            return reply["result"]
+        kind = getattr(errors, reply["error"], None)
+        if isinstance(kind, type) and issubclass(kind, EdgeSSLError):
+            raise kind(reply["message"])
+        raise WorkerFailure(f"{reply['error']}: {reply['message']}")
+
+    def close(self) -> None:
+        """End the process, whatever it is doing, and wait until it is gone."""
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    pass
+        self._process.wait()
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _death(self) -> WorkerFailure:
+        code = self._process.wait()
+        how = f"exit code {code}"
+        if code < 0:
+            try:
+                how = signal.Signals(-code).name
+            except ValueError:
+                how = f"signal {-code}"
+        if how == "SIGKILL":
+            how += ", out of memory?"
+        self._log.seek(0)
+        lines = self._log.read().decode("utf-8", "replace").split("\n")
+        said = [" ".join(line.split())[:160] for line in lines if line.strip()]
+        return WorkerFailure(f"crashed ({how})", said[-1] if said else "")
+
+
+def ask(folder: Path, operation: str, /, *, threads: int = 0, **arguments: Any) -> Any:
+    """Run one operation in a worker of its own; see `Worker.request`."""
+    with Worker(folder, threads=threads) as worker:
+        return worker.request(operation, **arguments)
+
+
+def _environment(folder: Path, threads: int) -> dict[str, str]:
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(p) for p in sys.path if p)
+    environment["TMPDIR"] = str(folder)
+    # A fixed hash seed: some passes of the toolkits iterate over sets.
+    environment["PYTHONHASHSEED"] = "0"
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return environment

@@ -1,0 +1,62 @@
+"""Toolkits that turn a float graph into an integer one: one module each, found by scheme."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from edgessl.compiler.graph_info import GraphInfo
+from edgessl.compiler.samples import Samples
+from edgessl.registry import Registry
+
+__all__ = ["QUANTIZERS", "Quantizer", "QuantizationJob"]
+
+
+@dataclass(frozen=True)
+class QuantizationJob:
+    """What a quantizer gets.
+
+    Attributes:
+        graph: The float graph; ``graph.path`` is its ``.onnx``.
+        samples: Calibration inputs.
+        folder: Where the integer graph goes.
+        scheme: Name under which the quantizer was found (``"u8s8"``, ``"nncf"``).
+        per_channel: One weight scale per output channel instead of one per tensor.
+        reduce_range: Weights keep to 7 bits, for CPUs whose 8-bit products saturate.
+    """
+
+    graph: GraphInfo
+    samples: Samples
+    folder: Path
+    scheme: str
+    per_channel: bool
+    reduce_range: bool
+
+
+class Quantizer(Protocol):
+    """What a module in this package provides."""
+
+    @staticmethod
+    def quantize(job: QuantizationJob) -> tuple[Path, dict[str, str]]:
+        """Quantize after training, from calibration samples.
+
+        Returns:
+            The integer graph, ``.onnx`` or OpenVINO's ``.xml``; and package → version of what
+            took part.
+
+        Raises:
+            UnavailableError: The toolkit is not installed.
+        """
+        ...
+
+
+QUANTIZERS: Registry[Quantizer] = Registry(
+    "quantization scheme",
+    {
+        "nncf": "edgessl.compiler.quantizers.nncf:Nncf",
+        "s8s8": "edgessl.compiler.quantizers.onnxruntime:OnnxRuntimeQdq",
+        "u8s8": "edgessl.compiler.quantizers.onnxruntime:OnnxRuntimeQdq",
+    },
+    group="edgessl.quantizers",
+)
