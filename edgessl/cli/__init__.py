@@ -1,0 +1,1 @@
+"""The command line: one module per verb; see `edgessl.cli.app` for the table of verbs."""
