@@ -43,7 +43,8 @@ def uniform(
         sample = _mix((indices.astype(np.uint64) ^ key) + _GAMMA)
         counters = np.arange(1, slots + 1, dtype=np.uint64) * _GAMMA
         bits = _mix(sample[:, None] + counters)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    draws: NDArray[np.float64] = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return draws
 
 
 def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
@@ -55,4 +56,5 @@ def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     words = (words ^ (words >> np.uint64(30))) * _FIRST
     words = (words ^ (words >> np.uint64(27))) * _SECOND
-    return words ^ (words >> np.uint64(31))
+    mixed: NDArray[np.uint64] = words ^ (words >> np.uint64(31))
+    return mixed

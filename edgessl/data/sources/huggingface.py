@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgessl.data.source import EncodedSource, Source, Splits, stat_signature
+from edgessl.data.source import EncodedSource, Splits, stat_signature
+from edgessl.data.sources.class_words import ClassWords, agree
 from edgessl.data.sources.folder import SPLIT_NAMES
 from edgessl.errors import CorruptSampleError, DataError
 from edgessl.optional import require
@@ -50,6 +50,7 @@ class HuggingFaceSource(EncodedSource):
         self._label_column = _label_column(features, datasets.ClassLabel)
         self._feature = features[self._label_column] if self._label_column else None
         self._dataset = dataset
+        self.words = ClassWords(self._written)
         # Only the image column, undecoded: labels must not be touched while training.
         self._images = dataset.select_columns([self._column]).cast_column(
             self._column, datasets.Image(decode=False)
@@ -79,35 +80,40 @@ class HuggingFaceSource(EncodedSource):
 
     def signature(self) -> str | None:
         """Hash of the arrow files' sizes and time stamps; none if images lie elsewhere."""
-        if not self._files or not self._images[0][self._column].get("bytes"):
+        compute = require("pyarrow.compute", extra="train")
+        column = self._images.data.column(self._column)
+        inside = compute.struct_field(column, "bytes").null_count == column.null_count
+        if not self._files or not inside:
             return None
         return stat_signature(self._files, [self._name, self._column, str(len(self))])
 
     def labels(self) -> NDArray[np.int64] | None:
         """From the label column."""
-        if self._label_column is None:
+        if self._named is None:
+            return self.words.indices
+        values = self._written()
+        if values is None:
             return None
-        values = self._values
-        if values.dtype.kind in "iu" and self._named is not None:
-            if values.min() < 0:
-                raise DataError(f"{self.path}: part '{self._name}' is not labelled; label it")
-            return values.astype(np.int64)
-        return np.searchsorted(np.unique(values), values).astype(np.int64)
+        if values.dtype.kind not in "iu" or values.min() < 0:
+            raise DataError(
+                f"{self.path}: part '{self._name}' has samples without a label; label all or none"
+            )
+        return values.astype(np.int64)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of the ``ClassLabel``, else the distinct labels as text."""
-        if self._label_column is None:
-            return None
-        return self._named or tuple(str(v) for v in np.unique(self._values))
+        """Names of the ``ClassLabel``, else the distinct labels of all parts."""
+        return self._named or self.words.names
 
     @property
     def _named(self) -> tuple[str, ...] | None:
         names = getattr(self._feature, "names", None)
         return tuple(names) if names else None
 
-    @cached_property
-    def _values(self) -> NDArray[np.generic]:
+    def _written(self) -> NDArray[np.generic] | None:
+        """The label column as it is stored, read now."""
+        if self._label_column is None:
+            return None
         values = self._dataset.with_format(None)[self._label_column]
         array: NDArray[np.generic] = np.asarray(list(values))
         if array.dtype.kind not in "iuU":
@@ -140,11 +146,12 @@ class HuggingFaceFormat:
             ) from error
         if not isinstance(opened, Mapping):
             return Splits(HuggingFaceSource(path, opened, "row"))
-        parts: dict[str, Source] = {}
+        parts: dict[str, HuggingFaceSource] = {}
         for name, dataset in opened.items():
             part = SPLIT_NAMES.get(str(name).lower())
             if part is not None and part not in parts:
                 parts[part] = HuggingFaceSource(path, dataset, str(name))
+        agree([part.words for part in parts.values()])
         if "train" not in parts:
             raise DataError(
                 f"{path}: no part 'train', found {', '.join(map(str, opened))}; name one so"

@@ -13,6 +13,7 @@ import psutil
 from numpy.typing import NDArray
 
 from edgessl.data.source import Source, Splits, stat_signature
+from edgessl.data.sources.class_words import ClassWords, agree
 from edgessl.errors import CorruptSampleError, DataError, nearest
 from edgessl.preprocessing import RawImage
 
@@ -42,6 +43,7 @@ class ArraySource(Source):
         self._file = path
         self._images_key = images
         self._labels_key = labels
+        self.words = ClassWords(self._written)
         self._shape = _declared_shape(path, images)
         if len(self._shape) not in (3, 4) or 0 in self._shape[1:]:
             raise DataError(
@@ -78,18 +80,24 @@ class ArraySource(Source):
 
     def labels(self) -> NDArray[np.int64] | None:
         """From the label array."""
-        if self._labels_key is None:
-            return None
-        return np.searchsorted(self._distinct, self._label_array).astype(np.int64)
+        if self._named is None:
+            return self.words.indices
+        values = self._written()
+        if values is None or values.dtype.kind not in "iu":
+            return self.words.indices
+        if values.min() < 0 or values.max() >= len(self._named):
+            raise DataError(
+                f"{self.path}: '{self._labels_key}' goes from {values.min()} to {values.max()}, "
+                f"class_names has {len(self._named)} names; correct one"
+            )
+        return values.astype(np.int64)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """From ``class_names`` if the file has it, else the distinct labels as text."""
+        """From ``class_names`` if the file has it, else the distinct labels of all parts."""
         if self._labels_key is None:
             return None
-        if self._named is not None:
-            return self._named
-        return tuple(str(value) for value in self._distinct)
+        return self._named or self.words.names
 
     @cached_property
     def _named(self) -> tuple[str, ...] | None:
@@ -97,28 +105,17 @@ class ArraySource(Source):
             return None
         return tuple(str(name) for name in _load(self._file, "class_names").ravel())
 
-    @cached_property
-    def _distinct(self) -> NDArray[np.generic]:
-        """What the label values are sorted into; all indices where the classes are named."""
-        values = self._label_array
-        if self._named is not None and values.dtype.kind in "iu":
-            if values.min() < 0 or values.max() >= len(self._named):
-                raise DataError(
-                    f"{self.path}: '{self._labels_key}' goes from {values.min()} to "
-                    f"{values.max()}, class_names has {len(self._named)} names; correct one"
-                )
-            return np.arange(len(self._named))
-        return np.unique(values)
-
-    @cached_property
-    def _label_array(self) -> NDArray[np.generic]:
-        values = _load(self._file, self._labels_key or "")
+    def _written(self) -> NDArray[np.generic] | None:
+        """The label array as it is in the file, read now."""
+        if self._labels_key is None:
+            return None
+        values = _load(self._file, self._labels_key)
         if values.shape != (len(self),):
             raise DataError(
                 f"{self.path}: '{self._labels_key}' has shape {values.shape}, expected "
                 f"({len(self)},) to match '{self._images_key}'"
             )
-        if values.dtype.kind not in "iuUS":
+        if values.dtype.kind not in "iuU":
             raise DataError(
                 f"{self.path}: '{self._labels_key}' holds {values.dtype}; labels are whole "
                 "numbers or text"
@@ -147,11 +144,12 @@ class NpzFormat:
     def open(path: Path) -> Splits:
         """Look at the names and shapes of the arrays; none is loaded yet."""
         names = _member_names(path)
-        parts: dict[str, Source] = {}
+        parts: dict[str, ArraySource] = {}
         for word, part in _PARTS.items():
             if f"x_{word}" in names and part not in parts:
                 label = f"y_{word}" if f"y_{word}" in names else None
                 parts[part] = ArraySource(path, f"x_{word}", label)
+        agree([part.words for part in parts.values()])
         if "train" in parts:
             return Splits(
                 parts["train"], parts.get("val"), parts.get("test"), declared=len(parts) > 1
@@ -228,13 +226,14 @@ def _to_integers(values: NDArray[np.generic], path: str, name: str) -> RawImage:
         )
     if values.dtype.kind in "iu":
         return values.astype(np.uint8) if high <= 255 else values.astype(np.uint16)
-    scaled = values.astype(np.float32 if values.dtype.itemsize <= 4 else np.float64)
-    if high <= 1.0:
-        scaled *= 255
+    scaled: NDArray[np.floating] = values.astype(
+        np.float32 if values.dtype.itemsize <= 4 else np.float64
+    )
+    scaled = scaled * (255 if high <= 1.0 else 1)
     whole = np.rint(scaled)
     if float(np.abs(scaled - whole).max()) < 1e-3:
-        return whole.astype(np.uint8)
-    return np.rint(scaled * 257).astype(np.uint16)
+        return np.asarray(whole, dtype=np.uint8)
+    return np.asarray(np.rint(scaled * 257), dtype=np.uint16)
 
 
 def _refuse_not_finite(values: NDArray[np.generic], path: str, name: str) -> None:

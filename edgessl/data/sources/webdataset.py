@@ -10,13 +10,13 @@ import re
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgessl.data.source import EncodedSource, Source, Splits, stat_signature
+from edgessl.data.source import EncodedSource, Splits, stat_signature
+from edgessl.data.sources.class_words import ClassWords, agree
 from edgessl.data.sources.folder import SPLIT_NAMES
 from edgessl.errors import CorruptSampleError, DataError
 from edgessl.images import IMAGE_SUFFIXES
@@ -57,6 +57,7 @@ class TarSource(EncodedSource):
     def __init__(self, path: Path, shards: Sequence[Path]) -> None:
         self.path = str(path)
         self._shards = list(shards)
+        self.words = ClassWords(self._written)
         self._samples = [sample for shard in shards for sample in _index(shard)]
         if not self._samples:
             raise DataError(
@@ -87,25 +88,14 @@ class TarSource(EncodedSource):
 
     def labels(self) -> NDArray[np.int64] | None:
         """From ``.cls`` or ``.json`` members."""
-        if self._words is None:
-            return None
-        if all(isinstance(word, int) for word in self._words):
-            return np.array(self._words, dtype=np.int64)
-        names = self.class_names or ()
-        order = {name: i for i, name in enumerate(names)}
-        return np.array([order[str(word)] for word in self._words], dtype=np.int64)
+        return self.words.indices
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes; numbers as text where the members hold numbers."""
-        if self._words is None:
-            return None
-        if all(isinstance(word, int) for word in self._words):
-            return tuple(str(i) for i in range(max(int(w) for w in self._words) + 1))
-        return tuple(sorted({str(word) for word in self._words}))
+        """The distinct labels of all parts."""
+        return self.words.names
 
-    @cached_property
-    def _words(self) -> list[int | str] | None:
+    def _written(self) -> NDArray[np.generic] | None:
         """The label of each sample as it is written, read from the shards now."""
         without = [i for i, sample in enumerate(self._samples) if sample.label is None]
         if len(without) == len(self._samples):
@@ -116,7 +106,9 @@ class TarSource(EncodedSource):
                 f"{self.key(without[0])}; label all or none"
             )
         words = [self._word(index) for index in range(len(self._samples))]
-        return None if all(word is None for word in words) else [self._known(w) for w in words]
+        if all(word is None for word in words):
+            return None
+        return np.array([self._known(word) for word in words])
 
     def _word(self, index: int) -> int | str | None:
         sample = self._samples[index]
@@ -164,7 +156,8 @@ class WebDatasetFormat:
         parts = parts or _parts_by_name(_shards_of(path))
         if not parts:
             return Splits(TarSource(path, _shards_of(path)))
-        sources: dict[str, Source] = {p: TarSource(path, shards) for p, shards in parts.items()}
+        sources = {part: TarSource(path, shards) for part, shards in parts.items()}
+        agree([source.words for source in sources.values()])
         return Splits(sources["train"], sources.get("val"), sources.get("test"), declared=True)
 
 
@@ -222,19 +215,29 @@ def _index(shard: Path) -> list[_Sample]:
     images: dict[str, tuple[str, _Member]] = {}
     labels: dict[str, tuple[str, _Member]] = {}
     try:
-        size = shard.stat().st_size
+        size, end = shard.stat().st_size, 0
         with tarfile.open(shard, mode="r:") as archive:
             for info in archive:
+                end = info.offset_data + (0 if info.issparse() else -(-info.size // 512) * 512)
                 if not info.isreg() or info.issparse():
                     continue
                 if info.offset_data + info.size > size:
                     raise DataError(f"{shard}: the tar ends inside {info.name}; fetch it again")
                 _sort_in(info, images, labels)
+        _refuse_open_end(shard, end)
     except (tarfile.TarError, EOFError) as error:
         raise DataError(f"{shard}: not a readable tar ({error}); fetch it again") from error
     except FileNotFoundError:
         raise DataError(f"{shard}: no such file; check --data") from None
     return [_Sample(shard, name, member, labels.get(k)) for k, (name, member) in images.items()]
+
+
+def _refuse_open_end(shard: Path, end: int) -> None:
+    """A tar ends with blocks of zeros; one that was cut off is not noticed by its reader."""
+    with open(shard, "rb") as file:
+        file.seek(end)
+        if file.read(512) != bytes(512):
+            raise DataError(f"{shard}: the tar ends before its end mark; fetch it again")
 
 
 def _sort_in(
