@@ -6,8 +6,10 @@ import errno
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 __all__ = ["main"]
@@ -38,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     received: list[int] = []
-    previous = _interrupt_on_sigterm(received)
     try:
-        return _run(words)
+        with _sigterm_as_interrupt(received):
+            return _run(words)
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
@@ -59,9 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _complain(f"error: {line}")
         return code
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
 
 
 def _run(words: list[str]) -> int:
@@ -107,16 +106,19 @@ def _complain(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _interrupt_on_sigterm(
-    received: list[int],
-) -> object:
+@contextmanager
+def _sigterm_as_interrupt(received: list[int]) -> Iterator[None]:
     """Make SIGTERM end a stage as Ctrl-C does, so that temporary files go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set signals
+        return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         received.append(number)
         raise KeyboardInterrupt
 
+    previous = signal.signal(signal.SIGTERM, interrupt)
     try:
-        return signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: the caller keeps its signals
-        return None
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

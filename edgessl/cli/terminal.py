@@ -37,9 +37,7 @@ def table(
     """Write a table to stdout: columns aligned, numbers to the right, no wrapping."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
-    right = [
-        bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(headers))
-    ]
+    right = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(headers))]
 
     def line(row: Sequence[str]) -> str:
         aligned = (
