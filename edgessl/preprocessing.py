@@ -18,7 +18,7 @@ from typing_extensions import Self
 from edgessl.config import Options
 from edgessl.errors import DataError
 
-__all__ = ["ImageInput", "RawImage", "convert_channels", "fit", "normalize"]
+__all__ = ["ImageInput", "RawImage", "convert_channels", "fit", "model_input", "normalize"]
 
 RawImage = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -139,3 +139,18 @@ def normalize(images: RawImage, spec: ImageInput) -> NDArray[np.float32]:
     shift = np.asarray(spec.mean) / np.asarray(spec.std)
     values = images * scale.astype(np.float32) - shift.astype(np.float32)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def model_input(images: RawImage, spec: ImageInput) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """What the graph takes for fitted images.
+
+    Args:
+        images: ``(N, H, W, C)`` uint8 or uint16.
+        spec: The model's input.
+
+    Returns:
+        ``(N, H, W, C)`` uint8 if the graph normalises itself, else ``(N, C, H, W)`` float32.
+    """
+    if not spec.folded:
+        return normalize(images, spec)
+    return images.astype(np.uint8) if images.dtype == np.uint8 else (images // 257).astype(np.uint8)

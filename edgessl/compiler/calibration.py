@@ -104,7 +104,9 @@ class FileCalibration:
                 with zipfile.ZipFile(self._path) as archive:
                     names = {n.removesuffix(".npy"): n for n in archive.namelist()}
             except (OSError, zipfile.BadZipFile) as error:
-                raise DataError(f"{self._path}: not a readable .npz ({error}); rebuild it") from error
+                raise DataError(
+                    f"{self._path}: not a readable .npz ({error}); rebuild it"
+                ) from error
         if len(names) == len(inputs) == 1:
             return {inputs[0]: next(iter(names.values()))}
         if set(names) != set(inputs):
@@ -118,9 +120,7 @@ class FileCalibration:
         """Open a member at its first value."""
         try:
             member = self._members[name]
-            file: IO[bytes] = (
-                zipfile.ZipFile(self._path).open(member) if member else open(self._path, "rb")
-            )
+            file = _open_member(self._path, member)
             version = np.lib.format.read_magic(file)
             read_header = {
                 (1, 0): np.lib.format.read_array_header_1_0,
@@ -293,6 +293,13 @@ def _readable(
             return
         for index in indices:
             yield from _readable(calibration, [index], corrupt)
+
+
+def _open_member(path: Path, member: str) -> IO[bytes]:
+    if not member:
+        return open(path, "rb")
+    with zipfile.ZipFile(path) as archive:
+        return archive.open(member)  # keeps the archive's file open until it is closed itself
 
 
 def _gaps(indices: Sequence[int]) -> list[int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -22,7 +23,7 @@ from edgessl.compiler.process import WorkerFailure, ask
 from edgessl.compiler.report import CompileReport
 from edgessl.compiler.samples import Samples
 from edgessl.compiler.search import Search, select_candidates
-from edgessl.config import Options
+from edgessl.config import Options, build_options
 from edgessl.errors import ModelError, UnavailableError
 from edgessl.files import output_errors
 from edgessl.progress import Progress, ProgressEvent, silent
@@ -63,7 +64,7 @@ def compile_model(
     target: str | Path | Target,
     calibration: CalibrationInput,
     out: str | Path,
-    options: CompileOptions | None = None,
+    overrides: Mapping[str, Any] | None = None,
     open_data: OpenData | None = None,
     report: str | Path | None = None,
     progress: Progress = silent,
@@ -75,7 +76,7 @@ def compile_model(
         target: Name of a target, path of a target file, or a loaded target.
         calibration: Inputs of the model, see `open_calibration`; 500 samples are a good number.
         out: The ``.edge`` file; replaced only when all has gone well.
-        options: What is tried and how it is judged.
+        overrides: Fields of `CompileOptions`: what is tried and how it is judged.
         open_data: Decodes a data source, see `open_calibration`.
         report: Where the report goes as JSON as well; also written if the gate says no.
         progress: Told of each candidate.
@@ -84,6 +85,7 @@ def compile_model(
         The candidates and the manifest.
 
     Raises:
+        UsageError: An unknown override, or a value out of range.
         ModelError: The model cannot be used, or no candidate runs.
         DataError: The calibration input does not fit the model.
         TargetError: Unknown target, or it has no such candidate.
@@ -91,7 +93,7 @@ def compile_model(
         UnavailableError: This machine cannot run the target, or the engine is not installed.
         OutputError: The bundle cannot be written.
     """
-    options = options or CompileOptions()
+    options = build_options(CompileOptions, overrides or {}, where="compile")
     device = target if isinstance(target, Target) else load_target(target)
     candidates = select_candidates(device, precision=options.precision, engine=options.engine)
     host = detect()
@@ -211,7 +213,7 @@ def _reference(
     return Samples(out)
 
 
-def _ask_model(file: Path, folder: Path, operation: str, /, **arguments: object) -> object:
+def _ask_model(file: Path, folder: Path, operation: str, /, **arguments: Any) -> Any:
     try:
         return ask(folder, operation, **arguments)
     except WorkerFailure as failure:

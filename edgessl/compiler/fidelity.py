@@ -183,6 +183,6 @@ def _agreement(want: NDArray[np.float32], have: NDArray[np.float32]) -> float:
 
 def _similarity(x: NDArray[np.float32]) -> NDArray[np.float32]:
     unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), _TINY)
-    similarity = unit @ unit.T
+    similarity: NDArray[np.float32] = unit @ unit.T
     np.fill_diagonal(similarity, -np.inf)
     return similarity

@@ -130,6 +130,8 @@ def simplify_graph(info: GraphInfo, out: Path, samples: Samples) -> tuple[bool, 
     before = len(model.graph.node)
     try:
         slim = onnxslim.slim(model)
+        if len(slim.graph.node) >= before:
+            return False, f"kept as it is: {before} nodes, nothing to simplify"
         onnx.checker.check_model(slim)
         onnx.save(slim, out)
         worst = _parity(Path(info.path), out, samples)

@@ -86,9 +86,7 @@ def _write(search: Search, trials: list[Trial], chosen: Trial, out: Path) -> Man
         kind="native",
         target=search.target.name,
         precision=chosen.spec.precision,
-        engine=EngineSpec(
-            name=chosen.spec.engine, version=chosen.version, options=built.options
-        ),
+        engine=EngineSpec(name=chosen.spec.engine, version=chosen.version, options=built.options),
         model=built.model,
         inputs=chosen.inputs,
         outputs=chosen.outputs,

@@ -210,7 +210,9 @@ class Search:
             return trials
         running = [t for t in trials if t.fidelity is not None and t.fidelity.finite]
         if len(running) == 1:
-            return [_chosen(t, "the only one that runs", None) if t in passed else t for t in trials]
+            return [
+                _chosen(t, "the only one that runs", None) if t in passed else t for t in trials
+            ]
         running.sort(key=lambda t: _PREFERENCE.index(t.spec.precision))
         ranking = rank(
             [_contender(t) for t in running],

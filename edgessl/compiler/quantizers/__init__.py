@@ -10,7 +10,7 @@ from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.samples import Samples
 from edgessl.registry import Registry
 
-__all__ = ["QUANTIZERS", "Quantizer", "QuantizationJob"]
+__all__ = ["QUANTIZERS", "QuantizationJob", "Quantizer"]
 
 
 @dataclass(frozen=True)

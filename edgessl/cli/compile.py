@@ -1,0 +1,87 @@
+"""``edgessl compile``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edgessl.compiler import CompileReport
+
+__all__ = ["compile_"]
+
+
+def compile_(
+    model: Annotated[Path, typer.Argument(help="The .onnx file.")],
+    target: Annotated[str, typer.Option(help="A target's name or .toml file.")],
+    calibration: Annotated[
+        Path, typer.Option(help="Data source, or .npz/.npy of model inputs; 500 samples are good.")
+    ],
+    out: Annotated[Path, typer.Option(help="The .edge file to write.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value]...", help="samples, held_out, seed, threads, …"),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="auto, or only fp32, bf16, fp16, int8, a16w8.")
+    ] = "auto",
+    engine: Annotated[str | None, typer.Option(help="Only this engine.")] = None,
+    min_fidelity: Annotated[
+        float | None, typer.Option(help="Least mean cosine to float32 [default: the target's].")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Samples per engine call.")] = 1,
+    report: Annotated[Path | None, typer.Option(help="Write the report as JSON here.")] = None,
+    remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure latency anew.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compile a model for a target: try the candidates, keep the fastest that stays faithful."""
+    from edgessl.cli import terminal
+    from edgessl.compiler import FidelityGateError, compile_model
+    from edgessl.config import parse_overrides
+    from edgessl.data.calibration import ImageCalibration
+
+    named = {"precision": precision, "engine": engine, "min_fidelity": min_fidelity}
+    named |= {"batch_size": batch, "remeasure": remeasure}
+    try:
+        with terminal.progress() as progress:
+            result = compile_model(
+                model,
+                target=target,
+                calibration=calibration,
+                out=out,
+                overrides={**named, **parse_overrides(settings or [])},
+                open_data=ImageCalibration,
+                report=report,
+                progress=progress,
+            )
+    except FidelityGateError as error:
+        _show(error.report, as_json=as_json)
+        raise
+    _show(result, as_json=as_json)
+
+
+def _show(report: CompileReport, *, as_json: bool) -> None:
+    from edgessl.cli import terminal
+
+    if as_json:
+        terminal.print_json(report.model_dump(mode="json"))
+        return
+    rows = []
+    for c in report.candidates:
+        shown = [""] * 4
+        if (f := c.fidelity) is not None and f.finite:
+            figures = (f.cosine_mean, f.cosine_p1, f.centred_cosine_mean, f.neighbour_agreement)
+            shown = [f"{x:.4f}" for x in figures]
+        size = "" if c.size_bytes is None else f"{c.size_bytes / 1e6:.2f}"
+        latency = [_ms(c.latency_p50_ms), _ms(c.latency_p90_ms)]
+        rows.append([c.name, c.status, *latency, size, *shown, c.reason])
+    headers = ["candidate", "status", "p50 ms", "p90 ms", "MB", "cosine", "p1", "centred"]
+    terminal.table([*headers, "neighbours", "why"], rows)
+    if report.bundle is not None:
+        terminal.note(f"wrote {report.bundle} ({(report.size_bytes or 0) / 1e6:.2f} MB)")
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
