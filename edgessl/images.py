@@ -122,7 +122,7 @@ def _check_pixels(width: int, height: int, name: str) -> None:
 
 def _read_pillow(data: bytes, name: str) -> NDArray[Any]:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        _check_pixels(*image.size, name)
+        _check_pixels(image.width, image.height, name)
         image.load()
         return _pillow_array(ImageOps.exif_transpose(image), name)
 
@@ -169,8 +169,8 @@ def _read_deep_png(data: bytes, name: str) -> NDArray[Any]:
 def _read_tiff(data: bytes, name: str) -> NDArray[Any]:
     try:
         with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
-            _check_pixels(*image.size, name)
-            bits = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]
+            _check_pixels(image.width, image.height, name)
+            bits = image.tag_v2.get(258, (1,))
             deep = max(bits) > 8 and len(bits) > 1
             if not deep and getattr(image, "n_frames", 1) == 1:
                 return _read_pillow(data, name)

@@ -14,8 +14,8 @@ from edgessl.preprocessing import ImageInput
 
 __all__ = [
     "SCHEMA_VERSION",
-    "Candidate",
     "Canaries",
+    "Candidate",
     "EngineSpec",
     "Fidelity",
     "FileEntry",

@@ -14,7 +14,7 @@ from edgessl.errors import BundleError
 from edgessl.runtime.model import Model
 from edgessl.runtime.session import Array
 
-__all__ = ["CanaryResult", "canary_inputs", "compare_outputs", "run_canaries"]
+__all__ = ["CanaryResult", "canary_inputs", "compare_outputs", "output_cosines", "run_canaries"]
 
 
 class CanaryResult(Options):
@@ -99,11 +99,9 @@ def compare_outputs(
                 max_abs_difference=None,
                 required_cosine=canaries.min_cosine,
             )
-        rows = max(1, len(reference)) if reference.ndim else 1
-        a = found.reshape(rows, -1).astype(np.float64)
-        b = reference.reshape(rows, -1).astype(np.float64)
-        least = min(least, float(_cosine(a, b).min(initial=1.0)))
-        largest = max(largest, float(np.abs(a - b).max(initial=0.0)))
+        least = min(least, float(output_cosines(found, reference).min(initial=1.0)))
+        difference = np.abs(found.astype(np.float64) - reference.astype(np.float64))
+        largest = max(largest, float(difference.max(initial=0.0)))
     return CanaryResult(
         samples=canaries.samples,
         finite=True,
@@ -117,9 +115,22 @@ def _member(bundle: Bundle, name: str) -> dict[str, Array]:
     return load_arrays(bundle.read(name), where=f"{bundle.path.name}: {name}")
 
 
-def _cosine(a: Array, b: Array) -> Array:
-    """Cosine per row; two rows of zeros are equal, one row of zeros is unlike any other."""
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    both_zero = ~a.any(axis=1) & ~b.any(axis=1)
-    products = np.einsum("nd,nd->n", a, b)
+def output_cosines(a: Array, b: Array) -> Array:
+    """Cosine of each sample's output, flattened, in float64.
+
+    Two rows of zeros are equal (1); one row of zeros is unlike any other (0).
+
+    Args:
+        a: ``(N, ...)``.
+        b: The same shape.
+
+    Returns:
+        ``(N,)`` float64.
+    """
+    rows = len(a) if a.ndim else 1
+    x = a.reshape(rows, -1).astype(np.float64)
+    y = b.reshape(rows, -1).astype(np.float64)
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    both_zero = ~x.any(axis=1) & ~y.any(axis=1)
+    products = np.einsum("nd,nd->n", x, y)
     return np.where(both_zero, 1.0, products / np.where(norms > 0, norms, np.inf))

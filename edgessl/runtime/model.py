@@ -226,9 +226,10 @@ def check_finite(array: Array, *, where: str) -> None:
 def stack_images(images: Sequence[RawImage]) -> RawImage:
     """One ``(N, H, W, C)`` batch; beside 16-bit images, 8-bit ones become 16-bit as bright."""
     if len({image.dtype for image in images}) < 2:
-        return np.stack(images)
+        batch: Array = np.stack(images)
+        return batch
     deep = [i if i.dtype == np.uint16 else i.astype(np.uint16) * np.uint16(257) for i in images]
-    return np.stack(deep)
+    return stack_images(deep)
 
 
 def _chunks(items: Iterable[RawImage], size: int) -> Iterator[list[RawImage]]:

@@ -1,0 +1,107 @@
+"""The parent's side of a worker process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from types import TracebackType
+from typing import Any
+
+from typing_extensions import Self
+
+import edgessl.errors
+from edgessl.benchmarking.arm import ArmSpec
+from edgessl.errors import EdgeSSLError, UnavailableError
+
+__all__ = ["WorkerProcess"]
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+class WorkerProcess:
+    """One arm in a process of its own, so that arms share neither memory nor thread pools."""
+
+    def __init__(self, spec: ArmSpec, *, seed: int) -> None:
+        self.spec = spec
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        environment = {**os.environ, **{name: str(spec.threads) for name in _THREAD_VARIABLES}}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "edgessl.benchmarking.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+            text=True,
+            encoding="utf-8",
+        )
+        try:
+            self.call("start", spec=spec.model_dump(mode="json"), seed=seed)
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Send one command and wait for its answer.
+
+        Raises:
+            EdgeSSLError: What the worker raised, as the same class.
+            UnavailableError: The process died; the message holds its last words.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise UnavailableError(f"{self.spec.name}: the worker process has no pipes")
+        try:
+            stdin.write(json.dumps({"do": command, **arguments}) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise UnavailableError(
+                f"{self.spec.name}: the worker process ended with code {self._process.wait()} "
+                f"during {command} ({self._last_words()}); run the model alone to see why"
+            )
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            kind = getattr(edgessl.errors, answer["error"], EdgeSSLError)
+            raise kind(answer["message"])
+        return answer
+
+    def close(self) -> None:
+        """End the process; it never outlives this call."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    continue  # a command that the dead process never read
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = deque(self._log, maxlen=1)
+        return lines[0].decode("utf-8", "replace").strip()[:300] if lines else "it said nothing"
