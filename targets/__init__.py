@@ -1,16 +1,21 @@
 """Devices that edgessl compiles for: one TOML each, validated on loading."""
 
+from edgessl.targets.description import Description, Summary, describe, summaries
 from edgessl.targets.host import HostFacts, detect
 from edgessl.targets.loader import list_targets, load_target
 from edgessl.targets.model import CandidateSpec, HardwareFact, Quantization, Target
 
 __all__ = [
     "CandidateSpec",
+    "Description",
     "HardwareFact",
     "HostFacts",
     "Quantization",
+    "Summary",
     "Target",
+    "describe",
     "detect",
     "list_targets",
     "load_target",
+    "summaries",
 ]

@@ -83,6 +83,8 @@ def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        result[key] = _overlay(old, value) if both else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            result[key] = _overlay(old, value)
+        else:
+            result[key] = value
     return result

@@ -89,7 +89,7 @@ class Target(Options):
     quantization: Quantization = Quantization()
     min_fidelity: Annotated[float, Field(gt=0, le=1)] = 0.98
     min_neighbour_agreement: Annotated[float, Field(ge=0, le=1)] = 0.7
-    hardware: dict[str, HardwareFact] = {}
+    hardware: dict[str, HardwareFact] = Field(default_factory=dict)
     extends: Name | None = None
 
     @model_validator(mode="after")

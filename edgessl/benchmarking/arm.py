@@ -35,7 +35,7 @@ class ArmSpec(Options):
 
     name: str
     factory: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    arguments: dict[str, OptionValue] = {}
+    arguments: dict[str, OptionValue] = Field(default_factory=dict)
     threads: int = Field(ge=1, le=1024)
 
 
@@ -51,7 +51,7 @@ class ArmFacts(Options):
     engine: str
     precision: str
     inputs: tuple[TensorSpec, ...]
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     size_bytes: int | None = None
 
 
@@ -162,7 +162,7 @@ def synthetic_samples(inputs: tuple[TensorSpec, ...], *, seed: int, count: int) 
         One array per input: ``count`` samples if the first axis is free or 1, else as declared.
     """
     rng = np.random.default_rng(seed)
-    result: dict[str, Array] = {}
+    result: dict[str, Array] = Field(default_factory=dict)
     for spec in inputs:
         shape = [d if isinstance(d, int) else 1 for d in spec.shape]
         if shape and shape[0] == 1:

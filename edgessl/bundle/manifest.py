@@ -53,7 +53,7 @@ class EngineSpec(Options):
 
     name: str
     version: str
-    options: dict[str, OptionValue] = {}
+    options: dict[str, OptionValue] = Field(default_factory=dict)
 
 
 class Fidelity(Options):
@@ -114,7 +114,7 @@ class Provenance(Options):
     calibration_samples: int
     seed: int
     toolchain: dict[str, str]
-    lineage: dict[str, str] = {}
+    lineage: dict[str, str] = Field(default_factory=dict)
 
 
 class FileEntry(Options):

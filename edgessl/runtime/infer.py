@@ -39,6 +39,17 @@ class Embeddings:
     names: tuple[str, ...]
     corrupt: tuple[tuple[str, str], ...]
 
+    def to_json(self, written: Path | None = None) -> dict[str, object]:
+        """One JSON object; the embeddings themselves only if no file holds them."""
+        values = {"embeddings": self.values.tolist()} if written is None else {"out": str(written)}
+        corrupt = [{"path": path, "reason": reason} for path, reason in self.corrupt]
+        return {
+            "names": list(self.names),
+            "dim": self.values.shape[1],
+            "corrupt": corrupt,
+            **values,
+        }
+
     def require_complete(self) -> None:
         """Raise if anything was corrupt.
 
