@@ -162,7 +162,7 @@ def synthetic_samples(inputs: tuple[TensorSpec, ...], *, seed: int, count: int) 
         One array per input: ``count`` samples if the first axis is free or 1, else as declared.
     """
     rng = np.random.default_rng(seed)
-    result: dict[str, Array] = Field(default_factory=dict)
+    result: dict[str, Array] = {}
     for spec in inputs:
         shape = [d if isinstance(d, int) else 1 for d in spec.shape]
         if shape and shape[0] == 1:
