@@ -53,11 +53,11 @@ def colour_matrices(
     Returns:
         M ``(N, C, C)`` and o ``(N, C)``, so that a pixel x becomes M x + o.
     """
-    samples, channels = means.shape
+    channels = means.shape[1]
     gain = (change.brightness * change.contrast)[:, None, None]
     pull = ((1.0 - change.contrast) * change.brightness)[:, None]
     if channels != 3:
-        return np.broadcast_to(np.eye(channels) * gain, (samples, channels, channels)), pull * means
+        return np.eye(channels) * gain, pull * means
     matrix = _hue(change.hue) @ _saturation(change) * gain
     luma = np.broadcast_to(LUMA, (3, 3))
     matrix = np.where(change.grayscale[:, None, None], luma @ matrix, matrix)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -15,9 +16,12 @@ from edgessl.errors import CorruptSampleError, DataError
 from edgessl.preprocessing import ImageInput, RawImage, fit
 from edgessl.progress import Progress, ProgressEvent
 
-__all__ = ["Decoded", "as_dtype", "decode_all", "guess_channels", "guess_dtype", "peek"]
+__all__ = ["Decoded", "Glimpse", "PixelType", "as_dtype", "decode_all", "glimpse", "guess_channels"]
 
-_PEEK = 64
+PixelType = np.dtype[np.uint8] | np.dtype[np.uint16]
+
+_GLIMPSED = 64
+_GLIMPSE_THREADS = 4
 _NAMED = 3
 
 
@@ -40,7 +44,7 @@ def decode_all(
     source: Source,
     spec: ImageInput,
     *,
-    dtype: np.dtype[np.uint8] | np.dtype[np.uint16],
+    dtype: PixelType,
     num_workers: int,
     max_corrupt: float,
     corrupt: list[tuple[str, str]],
@@ -83,69 +87,115 @@ def decode_all(
         progress(ProgressEvent("decode", total, total, "samples", message=message, warning=True))
 
 
-def peek(source: Source, count: int = _PEEK) -> list[RawImage]:
-    """The first samples that can be read, of at most ``count`` spread over the source."""
-    images: list[RawImage] = []
-    for index in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)):
-        try:
-            images.append(source.read(int(index)))
-        except CorruptSampleError:
-            continue
-    if not images:
-        raise DataError(
-            f"{source.path}: none of {min(count, len(source))} samples could be read; "
-            "check that they are images"
-        )
-    return images
+@dataclass(frozen=True)
+class Glimpse:
+    """What some samples of a source look like.
+
+    Attributes:
+        channels: The numbers of channels that occur.
+        grey: True if none shows colour, colour files with equal channels included.
+        deep: True if any has 16 bits.
+        largest_side: Greatest height or width in pixels.
+    """
+
+    channels: tuple[int, ...]
+    grey: bool
+    deep: bool
+    largest_side: int
+
+    @property
+    def dtype(self) -> PixelType:
+        """What holds all of them."""
+        return np.dtype(np.uint16) if self.deep else np.dtype(np.uint8)
+
+
+_glimpses: WeakKeyDictionary[Source, Glimpse] = WeakKeyDictionary()
+
+
+def glimpse(source: Source) -> Glimpse:
+    """Look at 64 samples spread over a source, once.
+
+    Raises:
+        DataError: None of them can be read.
+    """
+    known = _glimpses.get(source)
+    if known is None:
+        known = _glimpses[source] = _look(source)
+    return known
 
 
 def guess_channels(source: Source) -> int:
     """Channels that hold what the samples show, from 64 of them.
 
-    1 if all are grey (colour files with equal channels too), 3 if any has colour or alpha, else
-    the number they have.
+    1 if all are grey, 3 if any has colour (alpha is composited away), else the number they have.
 
     Raises:
         DataError: They have different numbers of channels beyond 4, or none can be read.
     """
-    images = peek(source)
-    wide = {image.shape[2] for image in images if image.shape[2] > 4}
-    if wide:
-        if len({image.shape[2] for image in images}) > 1:
-            counts = sorted({image.shape[2] for image in images})
-            raise DataError(f"{source.path}: images have {counts} channels; set channels=…")
-        return int(wide.pop())
-    return 1 if all(_is_grey(image) for image in images) else 3
+    seen = glimpse(source)
+    if max(seen.channels) <= 4:
+        return 1 if seen.grey else 3
+    if len(seen.channels) > 1:
+        counts = ", ".join(map(str, seen.channels))
+        raise DataError(
+            f"{source.path}: holds images of {counts} channels; separate them, or set channels to "
+            "one that all can become"
+        )
+    return seen.channels[0]
 
 
-def guess_dtype(source: Source) -> np.dtype[np.uint8] | np.dtype[np.uint16]:
-    """uint16 if any of 64 samples is, else uint8."""
-    deep = any(image.dtype == np.uint16 for image in peek(source))
-    return np.dtype(np.uint16) if deep else np.dtype(np.uint8)
+def _look(source: Source) -> Glimpse:
+    def one(index: int) -> Glimpse | CorruptSampleError:
+        try:
+            image = source.read(index)
+        except CorruptSampleError as error:
+            return error
+        deep = image.dtype == np.uint16
+        return Glimpse((image.shape[2],), _is_grey(image), deep, max(image.shape[:2]))
+
+    if len(source) == 0:
+        raise DataError(f"{source.path}: holds no samples; check --data")
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(_GLIMPSED, len(source))).astype(int))
+    with ThreadPoolExecutor(_GLIMPSE_THREADS) as pool:
+        results = list(pool.map(one, chosen.tolist()))
+    seen = [result for result in results if isinstance(result, Glimpse)]
+    if not seen:
+        raise DataError(
+            f"{source.path}: none of {len(chosen)} samples could be read, first {results[0]}; "
+            "check that they are images and not damaged"
+        )
+    return Glimpse(
+        channels=tuple(sorted({channels for found in seen for channels in found.channels})),
+        grey=all(found.grey for found in seen),
+        deep=any(found.deep for found in seen),
+        largest_side=max(found.largest_side for found in seen),
+    )
 
 
-def as_dtype(image: RawImage, dtype: np.dtype[np.uint8] | np.dtype[np.uint16]) -> RawImage:
+def as_dtype(image: RawImage, dtype: PixelType) -> RawImage:
     """Bring pixels to 8 or 16 bit over the full range of the type."""
     if image.dtype == dtype:
         return image
     if dtype == np.uint16:
-        return image.astype(np.uint16) * np.uint16(257)
-    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return np.multiply(image, 257, dtype=np.uint16)
+    return np.asarray((image.astype(np.uint32) + 128) // 257, dtype=np.uint8)
 
 
 def _in_order(
     source: Source,
     spec: ImageInput,
-    dtype: np.dtype[np.uint8] | np.dtype[np.uint16],
+    dtype: PixelType,
     num_workers: int,
 ) -> Iterator[tuple[int, Decoded | CorruptSampleError]]:
     def one(index: int) -> Decoded | CorruptSampleError:
         try:
             image = source.read(index)
+            aspect = image.shape[1] / image.shape[0]
+            return Decoded(index, as_dtype(fit(image, spec), dtype), aspect)
         except CorruptSampleError as error:
             return error
-        aspect = image.shape[1] / image.shape[0]
-        return Decoded(index, as_dtype(fit(image, spec), dtype), aspect)
+        except DataError as error:
+            return CorruptSampleError(f"{source.key(index)}: {error}")
 
     workers = max(1, num_workers)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgessl.data.decoding import decode_all, guess_dtype
+from edgessl.data.decoding import decode_all, glimpse
 from edgessl.data.source import Source
 from edgessl.preprocessing import ImageInput, RawImage
 from edgessl.progress import Progress, silent
@@ -37,7 +37,7 @@ def fit_images(
     Raises:
         DataError: Too many samples are corrupt, or there are none.
     """
-    dtype = guess_dtype(source)
+    dtype = glimpse(source).dtype
     images = np.empty((len(source), spec.height, spec.width, spec.channels), dtype=dtype)
     kept: list[int] = []
     for sample in decode_all(

@@ -81,7 +81,7 @@ class TrainingLoader:
         self._finish = _ViewMaker(views, views_cycle)
         self._items = _Items(store, order, None if on_gpu else self._finish)
 
-    def batches(self, start_step: int) -> Iterator[Batch]:
+    def batches(self, start_step: int) -> Generator[Batch, None, None]:
         """Batches from a step on, without end; close the iterator to end its workers.
 
         Args:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgessl.data.decoding import Decoded, decode_all, guess_dtype, peek
+from edgessl.data.decoding import decode_all, glimpse
 from edgessl.data.source import Source, content_hash, fingerprint
 from edgessl.errors import OutputError
 from edgessl.files import atomic_directory, output_errors, sha256_json
@@ -97,8 +97,7 @@ def choose_canvas(source: Source, image_size: int) -> int:
     A crop of 44 % of the area then still has image_size pixels per side.
     """
     wanted = _multiple_of_16(image_size * 1.5)
-    largest = max(max(image.shape[:2]) for image in peek(source))
-    return min(wanted, max(_multiple_of_16(largest), 16))
+    return min(wanted, _multiple_of_16(glimpse(source).largest_side))
 
 
 def decode_store(
@@ -141,6 +140,9 @@ def decode_store(
     with _cache_errors(path), _exclusive(path.with_suffix(".lock")):
         store = _open_store(path)
         if store is None:
+            if path.exists():
+                message = f"{path}: decoded samples are damaged and are made again"
+                progress(ProgressEvent("decode", message=message, warning=True))
             _decode_to_file(path, source, spec, num_workers, max_corrupt, progress)
             store = _open_store(path)
         else:
@@ -177,7 +179,7 @@ def channel_statistics(
 def _decode_to_memory(
     source: Source, spec: ImageInput, num_workers: int, max_corrupt: float, progress: Progress
 ) -> SampleStore:
-    dtype = guess_dtype(source)
+    dtype = glimpse(source).dtype
     samples = np.empty((len(source), spec.channels, spec.height, spec.width), dtype=dtype)
     corrupt: list[tuple[str, str]] = []
     decoded: list[tuple[int, float]] = []
@@ -206,9 +208,10 @@ def _decode_to_file(
     max_corrupt: float,
     progress: Progress,
 ) -> None:
-    dtype = guess_dtype(source)
+    dtype = glimpse(source).dtype
     corrupt: list[tuple[str, str]] = []
-    rows: list[Decoded] = []
+    rows: list[int] = []
+    aspects: list[float] = []
     checksums: list[int] = []
     with atomic_directory(path, overwrite=True) as folder:
         # Plain writes, not a mapped file: a full disk is then an error and not a dead process.
@@ -225,13 +228,14 @@ def _decode_to_file(
                 data = np.ascontiguousarray(sample.image.transpose(2, 0, 1)).tobytes()
                 file.write(data)
                 checksums.append(zlib.crc32(data))
-                rows.append(Decoded(sample.index, sample.image[:0], sample.aspect))
+                rows.append(sample.index)
+                aspects.append(sample.aspect)
         index = {
             "dtype": dtype.name,
             "shape": [len(rows), spec.channels, spec.height, spec.width],
-            "aspects": [row.aspect for row in rows],
-            "keys": [source.key(row.index) for row in rows],
-            "content_hashes": [content_hash(source, row.index) for row in rows],
+            "aspects": aspects,
+            "keys": [source.key(row) for row in rows],
+            "content_hashes": [content_hash(source, row) for row in rows],
             "corrupt": corrupt,
             "checksums": checksums,
         }

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contracts.source_contract import SourceContract, sample_images
 from numpy.typing import NDArray
 from PIL import Image
 
+from contracts.source_contract import SourceContract, sample_images
 from edgessl.data.source import open_source
 from edgessl.errors import CorruptSampleError, DataError
 

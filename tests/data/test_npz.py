@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contracts.source_contract import SourceContract, sample_images
 from numpy.typing import NDArray
 
+from contracts.source_contract import SourceContract, sample_images
 from edgessl.data.source import open_source
 from edgessl.errors import DataError
 
@@ -160,7 +160,7 @@ def test_pickled_labels_are_refused(tmp_path: Path) -> None:
 def test_truncated_file(tmp_path: Path) -> None:
     path = save(tmp_path, x=sample_images())
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(DataError, match="not a readable .npz"):
+    with pytest.raises(DataError, match=r"not a readable \.npz"):
         open_source(path)
 
 

@@ -124,12 +124,12 @@ class ArraySource(Source):
 
     @cached_property
     def _images(self) -> RawImage:
-        images = _to_integers(_load(self._file, self._images_key), self.path, self._images_key)
+        images = _load(self._file, self._images_key)
         if images.ndim == 3:
-            return images[..., None]
-        if _channels_first(images.shape):
-            return images.transpose(0, 2, 3, 1)
-        return images
+            images = images[..., None]
+        elif _channels_first(images.shape):
+            images = images.transpose(0, 2, 3, 1)
+        return _to_integers(images, self.path, self._images_key)
 
 
 class NpzFormat:
@@ -217,7 +217,8 @@ def _to_integers(values: NDArray[np.generic], path: str, name: str) -> RawImage:
     if values.dtype == np.uint16:
         return np.asarray(values, dtype=np.uint16)
     if values.dtype.kind == "b":
-        return np.where(values, np.uint8(255), np.uint8(0))
+        grey: NDArray[np.uint8] = np.asarray(values, dtype=np.uint8) * np.uint8(255)
+        return grey
     _refuse_not_finite(values, path, name)
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > (255 if values.dtype.kind == "f" else 65535):
