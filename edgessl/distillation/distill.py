@@ -11,7 +11,7 @@ import torch
 from edgessl.distillation.objective import Distillation, DistillationOptions
 from edgessl.distillation.teacher_features import teacher_features
 from edgessl.errors import DataError
-from edgessl.files import cache_directory, sha256_json
+from edgessl.files import sha256_json
 from edgessl.models import Encoder, build_encoder, load_encoder, load_teacher
 from edgessl.models.weights import weights_sha256
 from edgessl.pretraining.session import Session, open_training
@@ -74,9 +74,8 @@ def distill(
     ) as session:
         options = cast(DistillationOptions, session.own)
         model, name = _open_teacher(str(teacher), teacher_weights, options)
-        spec = session.modality.input_spec(
-            session.splits.train, mean_std=None, channels=model.spec.channels
-        )
+        session = session.with_channels(model.spec.channels)
+        spec = session.modality.input_spec(session.splits.train, mean_std=None)
         torch.manual_seed(session.trainer.seed)
         encoder = build_encoder(student, spec)
         store = session.decode(spec)
@@ -119,7 +118,6 @@ def _embed(
         "canvas": list(store.samples.shape[1:]),
         "seed": session.trainer.seed,
     }
-    folder = cache_directory("teachers", sha256_json(identity)[:32])
     with session.fabric.rank_zero_first():
         features = teacher_features(
             teacher.requires_grad_(False).to(session.fabric.device),
@@ -127,7 +125,7 @@ def _embed(
             session.modality,
             seed=session.trainer.seed,
             view_seeds=options.view_seeds,
-            folder=folder if session.execution.decode_cache else None,
+            folder=session.cache("teachers", sha256_json(identity)[:32]),
             progress=session.progress,
         )
     teacher.to("cpu")

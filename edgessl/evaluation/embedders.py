@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,27 +125,27 @@ class _Bundle(Embedder):
         self._model.close()
 
 
-def open_embedder(subject: str, spec: ImageInput, *, seed: int) -> Embedder:
+def open_embedder(subject: str, spec: Callable[[], ImageInput], *, seed: int) -> Embedder:
     """Open what a user names.
 
     Args:
         subject: A run directory, an ``encoder.safetensors``, a ``model.onnx``, a ``model.edge``,
             ``random:BACKBONE`` (random weights) or ``pixels``.
-        spec: The input of the last two, which have none of their own.
+        spec: Gives the input of the last two, which have none of their own.
         seed: Of random weights.
 
     Raises:
         UsageError: Nothing of that kind is there.
     """
     if subject == "pixels":
-        return _Pixels(spec)
+        return _Pixels(spec())
     if subject.startswith("random:"):
         import torch
 
         from edgessl.models import build_encoder
 
         torch.manual_seed(seed)
-        return _Torch(subject, build_encoder(subject.removeprefix("random:"), spec))
+        return _Torch(subject, build_encoder(subject.removeprefix("random:"), spec()))
     path = Path(subject)
     if not path.exists():
         raise UsageError(

@@ -118,7 +118,9 @@ def evaluate(
     modality = kind(build_options(kind.Options, modal, where="evaluate"))
     splits = open_source(data)
     embedder = open_embedder(
-        str(subject), modality.input_spec(splits.train, mean_std=None), seed=options.seed
+        str(subject),
+        lambda: modality.input_spec(splits.train, mean_std=None),
+        seed=options.seed,
     )
     try:
         train, test = labelled_samples(

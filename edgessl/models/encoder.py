@@ -101,14 +101,8 @@ def _known_name(name: str) -> str:
 def _create(
     name: str, spec: ImageInput, *, pretrained: bool, weights: Path | None = None
 ) -> nn.Module:
-    arguments: dict[str, Any] = {
-        "pretrained": pretrained,
-        "num_classes": 0,
-        "in_chans": spec.channels,
-        "pretrained_cfg_overlay": {"file": str(weights)} if weights else None,
-    }
     try:
-        backbone = _create_for_size(name, (spec.height, spec.width), arguments)
+        backbone = _load_strictly(name, spec, weights) if pretrained else _build(name, spec)
     except OSError as error:
         raise UnavailableError(
             f"the published weights of {name} cannot be fetched ({_first_line(error)}); "
@@ -126,10 +120,35 @@ def _create(
     return backbone
 
 
-def _create_for_size(name: str, size: tuple[int, int], arguments: dict[str, Any]) -> nn.Module:
+def _load_strictly(name: str, spec: ImageInput, weights: Path | None) -> nn.Module:
+    """Load with the classifier and drop it then, or without it if the file has none.
+
+    Asked for a headless model, timm loads whatever names match and leaves the rest random.
+    """
+    if weights is None:
+        backbone = _build(name, spec, pretrained=True, num_classes=None)
+    else:
+        overlay = {"file": str(weights)}
+        try:
+            headless = {**overlay, "num_classes": 0}
+            return _build(name, spec, pretrained=True, pretrained_cfg_overlay=headless)
+        except RuntimeError:
+            backbone = _build(
+                name, spec, pretrained=True, num_classes=None, pretrained_cfg_overlay=overlay
+            )
+    backbone.reset_classifier(0)  # type: ignore[operator]
+    return backbone
+
+
+def _build(name: str, spec: ImageInput, **changes: Any) -> nn.Module:
     """Build with ``img_size`` where the architecture knows it (those with position embeddings)."""
+    arguments = {"num_classes": 0, "in_chans": spec.channels, **changes}
+    if arguments["num_classes"] is None:
+        del arguments["num_classes"]
     try:
-        sized: nn.Module = timm.create_model(name, img_size=size, **arguments)
+        sized: nn.Module = timm.create_model(
+            name, img_size=(spec.height, spec.width), **arguments
+        )
     except TypeError as error:
         if "img_size" not in str(error):
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from edgessl.data.loader import TrainingLoader
 from edgessl.data.modality import MODALITIES, Modality, ViewKind
 from edgessl.data.source import Splits, fingerprint, open_source
 from edgessl.data.store import SampleStore
-from edgessl.files import sha256_json
+from edgessl.files import cache_directory, sha256_json
 from edgessl.models import save_encoder
 from edgessl.preprocessing import ImageInput
 from edgessl.pretraining.devices import start_fabric
@@ -59,10 +59,14 @@ class Session:
     overwrite: bool
     progress: Progress
 
-    @property
-    def cache_dir(self) -> bool:
-        """Whether decoded samples and teacher features are kept on the disk."""
-        return self.execution.decode_cache
+    def cache(self, name: str, *more: str) -> Path | None:
+        """A folder of the cache; None if this run is to keep nothing beyond itself."""
+        return cache_directory(name, *more) if self.execution.decode_cache else None
+
+    def with_channels(self, channels: int) -> Session:
+        """The same training with samples of another number of channels (a teacher's, say)."""
+        options = self.modality.options.model_copy(update={"channels": channels})
+        return replace(self, modality=type(self.modality)(options))
 
     def decode(self, spec: ImageInput) -> SampleStore:
         """Decode the training samples once; the first process does it for all."""
@@ -70,8 +74,8 @@ class Session:
             return self.modality.prepare(
                 self.splits.train,
                 spec,
-                cache=self.execution.decode_cache,
-                num_workers=self.execution.num_workers or 0,
+                cache_dir=self.cache("decoded"),
+                num_workers=torch.get_num_threads(),
                 max_corrupt=self.execution.max_corrupt,
                 progress=self.progress if self.fabric.is_global_zero else _ignore,
             )

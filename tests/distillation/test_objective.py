@@ -1,0 +1,53 @@
+"""The similarity loss against its definition, and the queue."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from edgessl.data.loader import Batch
+from edgessl.distillation.objective import Distillation, DistillationOptions
+from edgessl.models import build_encoder
+from edgessl.preprocessing import ImageInput
+from edgessl.pretraining import StepContext
+
+
+def make(**changes: float) -> tuple[Distillation, torch.Tensor]:
+    spec = ImageInput(channels=1, height=32, width=32, mean=(0.0,), std=(1.0,))
+    features = torch.randn(2, 40, 12).half()
+    options = DistillationOptions.model_validate({"queue_size": 16, **changes})
+    return Distillation(build_encoder("test_efficientnet", spec), features, options), features
+
+
+def context(epoch: int) -> StepContext:
+    return StepContext(step=0, total_steps=10, epoch=epoch, seed=0)
+
+
+def test_loss_is_the_definition() -> None:
+    objective, features = make(similarity_weight=0.7, regression_weight=1.3)
+    objective.eval()
+    batch = Batch((torch.randn(6, 1, 32, 32),), torch.arange(6) + 3)
+    loss, _ = objective(batch, context(epoch=3))
+    teacher = F.normalize(features[1, 3:9].double(), dim=1)
+    student = F.normalize(objective.projector(objective.encoder(batch.views[0])).double(), dim=1)
+    queue = objective.queue.double()
+    wanted = torch.zeros((), dtype=torch.float64)
+    for s, t in zip(student, teacher):
+        anchors = torch.cat([t[None], queue])
+        p = (anchors @ t / 0.05).softmax(0)
+        wanted += -(p * (anchors @ s / 0.1).log_softmax(0)).sum() * 0.7 + 1.3 * (1 - s @ t)
+    torch.testing.assert_close(loss.double(), wanted / 6, rtol=1e-4, atol=1e-4)
+
+
+def test_queue_is_first_in_first_out() -> None:
+    objective, features = make()
+    before = objective.queue.clone()
+    for step, rows in enumerate((range(10), range(10, 20))):
+        batch = Batch((torch.randn(10, 1, 32, 32),), torch.tensor(list(rows)))
+        objective(batch, context(epoch=0))
+        objective.after_step(context(epoch=0))
+        newest = F.normalize(features[0, list(rows)].float(), dim=1)
+        places = [(10 * step + i) % 16 for i in range(10)]
+        torch.testing.assert_close(objective.queue[places], newest)
+    assert torch.equal(before[4:0], objective.queue[4:0])
+    assert int(objective.cursor) == 4
