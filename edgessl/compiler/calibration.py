@@ -118,19 +118,17 @@ class FileCalibration:
 
     def _open(self, name: str) -> tuple[IO[bytes], np.dtype[Any], tuple[int, ...]]:
         """Open a member at its first value."""
+        damaged = "store it with np.save or np.savez"
         try:
-            member = self._members[name]
-            file = _open_member(self._path, member)
-            version = np.lib.format.read_magic(file)
-            read_header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, fortran, dtype = read_header(file)
+            file = _open_member(self._path, self._members[name])
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{self._path}: cannot be read ({error}); {damaged}") from error
+        try:
+            shape, fortran, dtype = _read_header(file)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            file.close()
             raise DataError(
-                f"{self._path}: not a readable numpy file ({error}); store it with np.save or "
-                "np.savez"
+                f"{self._path}: not a readable numpy file ({error}); {damaged}"
             ) from error
         if fortran and len(shape) > 1:
             file.close()
@@ -300,6 +298,15 @@ def _open_member(path: Path, member: str) -> IO[bytes]:
         return open(path, "rb")
     with zipfile.ZipFile(path) as archive:
         return archive.open(member)  # keeps the archive's file open until it is closed itself
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    return readers[version](file)
 
 
 def _gaps(indices: Sequence[int]) -> list[int]:

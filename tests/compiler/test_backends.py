@@ -1,0 +1,38 @@
+"""The backends that ship, against the contract."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts.backend_contract import BackendContract
+from edgessl.targets import CandidateSpec, detect
+
+
+class TestOnnxRuntime(BackendContract):
+    engine = "onnxruntime"
+    candidates = {
+        CandidateSpec(engine="onnxruntime", precision="fp32"): 0.999999,
+        CandidateSpec(engine="onnxruntime", precision="int8", scheme="u8s8"): 0.99,
+        CandidateSpec(engine="onnxruntime", precision="int8", scheme="s8s8"): 0.99,
+    }
+    unsupported = CandidateSpec(engine="onnxruntime", precision="bf16")
+
+
+class TestOpenVINO(BackendContract):
+    engine = "openvino"
+    candidates = {
+        CandidateSpec(engine="openvino", precision="fp32"): 0.999999,
+        CandidateSpec(engine="openvino", precision="int8", scheme="nncf"): 0.97,
+        CandidateSpec(engine="openvino", precision="int8", scheme="u8s8"): 0.99,
+    }
+    unsupported = CandidateSpec(engine="openvino", precision="fp16")
+
+
+class TestOpenVINOBfloat16(BackendContract):
+    engine = "openvino"
+    candidates = {CandidateSpec(engine="openvino", precision="bf16"): 0.999}
+
+    @pytest.fixture(autouse=True)
+    def _needs_bfloat16(self) -> None:
+        if not detect().has_bf16:
+            pytest.skip("this CPU has no bfloat16 instructions")
