@@ -1,0 +1,383 @@
+"""The verbs that a recipe chains: what each reads, knows and leaves behind, and how it is called.
+
+A verb's room is imported only when a recipe names the verb, so that a recipe of `compile` and
+`benchmark` runs on a machine without PyTorch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pydantic
+
+from edgessl.config import build_options, split_overrides
+from edgessl.errors import UsageError, nearest
+from edgessl.files import write_json
+from edgessl.progress import Progress
+from edgessl.registry import Registry
+
+__all__ = ["VERBS", "Artifact", "Input", "StageCall", "Verb"]
+
+Artifact = Literal["run", "onnx", "edge", "json"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing that a stage reads.
+
+    Attributes:
+        artifacts: Kinds of output that ``@stage`` may stand for; none for a data source.
+        labelled: For a data source: its labels are read, so they belong to its identity.
+        required: A recipe must give it; a required data source defaults to the recipe's ``data``.
+        many: A list.
+        free: Text that names no file is passed on as it is (``timm:NAME``, ``random:NAME``).
+    """
+
+    artifacts: tuple[Artifact, ...] = ()
+    labelled: bool = False
+    required: bool = True
+    many: bool = False
+    free: bool = False
+
+    @property
+    def is_data(self) -> bool:
+        """True for a data source, False for an artifact or another file."""
+        return not self.artifacts
+
+
+@dataclass(frozen=True)
+class StageCall:
+    """A stage that is about to run.
+
+    Attributes:
+        inputs: Input name → absolute path or free text; a list where the input takes many.
+        settings: The verb's settings, validated, without the inputs.
+        out: Where the artifact goes.
+        resume: Continue what an interruption left at ``out``.
+    """
+
+    inputs: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    out: Path
+    resume: bool
+    progress: Progress
+
+    def options(self, *without: str) -> dict[str, Any]:
+        """The settings but for some, as the rooms' ``overrides``."""
+        return {key: value for key, value in self.settings.items() if key not in without}
+
+
+class Verb(ABC):
+    """One kind of stage.
+
+    Attributes:
+        artifact: What it leaves behind.
+        inputs: Input name → what it may be.
+        parameters: Settings beside the options models, with their defaults; None has none and
+            must be given.
+    """
+
+    artifact: ClassVar[Artifact]
+    inputs: ClassVar[Mapping[str, Input]]
+    parameters: ClassVar[Mapping[str, Any]] = {}
+
+    @abstractmethod
+    def models(self, settings: Mapping[str, Any]) -> Sequence[type[pydantic.BaseModel]]:
+        """The options models whose fields the stage knows, given its parameters."""
+
+    @abstractmethod
+    def run(self, call: StageCall) -> None:
+        """Make the artifact."""
+
+    def can_resume(self, out: Path) -> bool:
+        """Tell whether an interrupted stage can go on from what it left at ``out``."""
+        return False
+
+    def ignored(self) -> frozenset[str]:
+        """Settings that do not decide the result (threads and the like)."""
+        return frozenset()
+
+    def check(self, settings: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
+        """Look at the parameters' values; give what else decides the result.
+
+        Raises:
+            EdgeSSLError: A value that cannot be.
+        """
+        return {}
+
+    def keys(self, settings: Mapping[str, Any]) -> set[str]:
+        """Every name that a stage of this verb may set."""
+        fields = (name for model in self.models(settings) for name in model.model_fields)
+        return {*self.inputs, *self.parameters, *fields}
+
+    def identity(self, settings: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+        """Validate settings (without inputs) and resolve defaults: what decides the result.
+
+        Raises:
+            UsageError: An unknown key, a missing one, or a value out of range.
+        """
+        for name, default in self.parameters.items():
+            if default is None and name not in settings:
+                raise UsageError(f"{where}: '{name}' is missing; add {name} = …")
+        parameters = {k: settings.get(k, default) for k, default in self.parameters.items()}
+        extra = self.check({**settings, **parameters}, where=where)
+        models = list(self.models(settings))
+        known = self.keys(settings)
+        rest = {k: v for k, v in settings.items() if k not in parameters}
+        for key in rest:
+            if key not in known:
+                raise UsageError(f"{where}: unknown key '{key}'; {nearest(key, known)}")
+        resolved: dict[str, Any] = {}
+        for model, own in zip(models, split_overrides(rest, models, where=where), strict=True):
+            options = build_options(model, own, where=where)
+            resolved |= options.model_dump(mode="json")
+        kept = {k: v for k, v in resolved.items() if k not in self.ignored()}
+        return {**kept, **parameters, **extra}
+
+
+def _modality_options() -> type[pydantic.BaseModel]:
+    from edgessl.data.modality import MODALITIES
+
+    return MODALITIES.get("image").Options
+
+
+_SAMPLES = Input()
+_MONITOR = Input(labelled=True, required=False)
+
+
+class _Training(Verb):
+    """What pretraining and distillation share."""
+
+    artifact: ClassVar[Artifact] = "run"
+
+    def can_resume(self, out: Path) -> bool:
+        from edgessl.run_directory import RunDirectory
+
+        return RunDirectory.is_run(out)
+
+    def own(self, settings: Mapping[str, Any]) -> type[pydantic.BaseModel]:
+        """The settings of the method or of the distillation."""
+        raise NotImplementedError
+
+    def models(self, settings: Mapping[str, Any]) -> Sequence[type[pydantic.BaseModel]]:
+        from edgessl.pretraining.options import ExecutionOptions, TrainerOptions
+
+        return [TrainerOptions, ExecutionOptions, _modality_options(), self.own(settings)]
+
+    def ignored(self) -> frozenset[str]:
+        from edgessl.pretraining.options import ExecutionOptions
+
+        return frozenset(ExecutionOptions.model_fields)
+
+
+class Pretrain(_Training):
+    """`edgessl.pretraining.pretrain`."""
+
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "data": _SAMPLES,
+        "init_from": Input(artifacts=("run",), required=False),
+        "monitor": _MONITOR,
+    }
+    parameters: ClassVar[Mapping[str, Any]] = {"method": "simclr", "backbone": "resnet18"}
+
+    def own(self, settings: Mapping[str, Any]) -> type[pydantic.BaseModel]:
+        from edgessl.pretraining.method import METHODS
+
+        return METHODS.get(settings.get("method", "simclr")).Options
+
+    def check(self, settings: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
+        from edgessl.pretraining.method import METHODS
+
+        return {"method_defaults": dict(METHODS.get(settings["method"]).defaults)}
+
+    def run(self, call: StageCall) -> None:
+        from edgessl.pretraining import pretrain
+
+        pretrain(
+            call.inputs["data"],
+            method=call.settings.get("method", "simclr"),
+            backbone=call.settings.get("backbone", "resnet18"),
+            out=call.out,
+            overrides=call.options("method", "backbone"),
+            resume=call.resume,
+            overwrite=not call.resume,
+            init_from=call.inputs.get("init_from"),
+            monitor=call.inputs.get("monitor"),
+            progress=call.progress,
+        )
+
+
+class Distill(_Training):
+    """`edgessl.distillation.distill`."""
+
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "teacher": Input(artifacts=("run",), free=True),
+        "data": _SAMPLES,
+        "teacher_weights": Input(artifacts=("run",), required=False),
+        "monitor": _MONITOR,
+    }
+    parameters: ClassVar[Mapping[str, Any]] = {"student": None}
+
+    def own(self, settings: Mapping[str, Any]) -> type[pydantic.BaseModel]:
+        from edgessl.distillation.objective import DistillationOptions
+
+        return DistillationOptions
+
+    def run(self, call: StageCall) -> None:
+        from edgessl.distillation import distill
+
+        distill(
+            str(call.inputs["teacher"]),
+            call.settings["student"],
+            call.inputs["data"],
+            out=call.out,
+            overrides=call.options("student"),
+            teacher_weights=call.inputs.get("teacher_weights"),
+            resume=call.resume,
+            overwrite=not call.resume,
+            monitor=call.inputs.get("monitor"),
+            progress=call.progress,
+        )
+
+
+class Evaluate(Verb):
+    """`edgessl.evaluation.evaluate`; the report is the artifact."""
+
+    artifact: ClassVar[Artifact] = "json"
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "subject": Input(artifacts=("run", "onnx", "edge"), free=True),
+        "data": Input(labelled=True),
+    }
+    parameters: ClassVar[Mapping[str, Any]] = {"protocol": ["knn", "linear", "fewshot"]}
+
+    def models(self, settings: Mapping[str, Any]) -> Sequence[type[pydantic.BaseModel]]:
+        from edgessl.evaluation import EvaluationOptions
+
+        return [EvaluationOptions, _modality_options()]
+
+    def check(self, settings: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
+        from edgessl.evaluation.evaluate import PROTOCOLS
+
+        for name in _names(settings["protocol"]):
+            if name not in PROTOCOLS:
+                raise UsageError(f"{where}: unknown protocol '{name}'; {nearest(name, PROTOCOLS)}")
+        return {}
+
+    def run(self, call: StageCall) -> None:
+        from edgessl.evaluation.evaluate import PROTOCOLS, evaluate
+
+        report = evaluate(
+            call.inputs["subject"],
+            call.inputs["data"],
+            protocols=_names(call.settings.get("protocol", PROTOCOLS)),
+            overrides=call.options("protocol"),
+            progress=call.progress,
+        )
+        write_json(call.out, report.to_json())
+
+
+class Export(Verb):
+    """`edgessl.exporting.export`."""
+
+    artifact: ClassVar[Artifact] = "onnx"
+    inputs: ClassVar[Mapping[str, Input]] = {"run": Input(artifacts=("run",))}
+
+    def models(self, settings: Mapping[str, Any]) -> Sequence[type[pydantic.BaseModel]]:
+        from edgessl.exporting import ExportOptions
+
+        return [ExportOptions]
+
+    def run(self, call: StageCall) -> None:
+        from edgessl.exporting import export
+
+        export(call.inputs["run"], out=call.out, overrides=call.settings, progress=call.progress)
+
+
+class Compile(Verb):
+    """`edgessl.compiler.compile_model`."""
+
+    artifact: ClassVar[Artifact] = "edge"
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "model": Input(artifacts=("onnx",)),
+        "calibration": Input(),
+    }
+    parameters: ClassVar[Mapping[str, Any]] = {"target": "host"}
+
+    def models(self, settings: Mapping[str, Any]) -> Sequence[type[pydantic.BaseModel]]:
+        from edgessl.compiler import CompileOptions
+
+        return [CompileOptions]
+
+    def check(self, settings: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
+        from edgessl.targets import detect, load_target
+
+        host = detect()
+        machine = {"arch": host.arch, "cpu": host.cpu, "features": sorted(host.features)}
+        device = load_target(settings["target"]).model_dump(mode="json")
+        return {"target": device, "machine": machine}
+
+    def ignored(self) -> frozenset[str]:
+        return frozenset({"remeasure"})
+
+    def run(self, call: StageCall) -> None:
+        from edgessl.compiler import compile_model
+        from edgessl.data.calibration import ImageCalibration
+
+        compile_model(
+            call.inputs["model"],
+            target=call.settings.get("target", "host"),
+            calibration=call.inputs["calibration"],
+            out=call.out,
+            overrides=call.options("target"),
+            open_data=ImageCalibration,
+            progress=call.progress,
+        )
+
+
+class Benchmark(Verb):
+    """`edgessl.benchmarking.benchmark`; the result is the artifact."""
+
+    artifact: ClassVar[Artifact] = "json"
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "bundles": Input(artifacts=("edge", "onnx"), many=True),
+        "against": Input(artifacts=("edge", "onnx"), many=True, required=False),
+    }
+
+    def models(self, settings: Mapping[str, Any]) -> Sequence[type[pydantic.BaseModel]]:
+        from edgessl.benchmarking import BenchmarkOptions
+
+        return [BenchmarkOptions]
+
+    def run(self, call: StageCall) -> None:
+        from edgessl.benchmarking import BenchmarkOptions, benchmark
+
+        result = benchmark(
+            call.inputs["bundles"],
+            against=call.inputs.get("against", ()),
+            options=build_options(BenchmarkOptions, call.settings, where="benchmark"),
+            progress=call.progress,
+        )
+        write_json(call.out, result.model_dump(mode="json"))
+
+
+def _names(value: str | Sequence[str]) -> list[str]:
+    """A list, or text with commas, as a list."""
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
+
+
+VERBS: Registry[type[Verb]] = Registry(
+    "verb",
+    {
+        "benchmark": "edgessl.stages:Benchmark",
+        "compile": "edgessl.stages:Compile",
+        "distill": "edgessl.stages:Distill",
+        "evaluate": "edgessl.stages:Evaluate",
+        "export": "edgessl.stages:Export",
+        "pretrain": "edgessl.stages:Pretrain",
+    },
+    group="edgessl.verbs",
+)
