@@ -172,15 +172,13 @@ class ImageViews(Views):
         if not augmentation.changes_colour:
             views.div_(top)
             return
-        means = views.mean(dim=(2, 3)).cpu().numpy().astype(np.float64) / top
-        matrix, offset = colour_matrices(_draw_colours(augmentation, drawn), means)
         flat = views.flatten(2)
-        changed = torch.baddbmm(
-            torch.from_numpy(offset.astype(np.float32)).to(views.device)[:, :, None],
-            torch.from_numpy((matrix / top).astype(np.float32)).to(views.device),
-            flat,
+        change, pull = (
+            torch.from_numpy(matrices.astype(np.float32)).to(views.device)
+            for matrices in colour_matrices(_draw_colours(augmentation, drawn), self._spec.channels)
         )
-        flat.copy_(changed.clamp_(0.0, 1.0))
+        offset = (pull @ flat.mean(dim=2, keepdim=True)).div_(top)
+        flat.copy_(torch.baddbmm(offset, change.div_(top), flat).clamp_(0.0, 1.0))
 
 
 def draw_crops(

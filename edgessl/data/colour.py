@@ -39,30 +39,29 @@ class ColourChange:
 
 
 def colour_matrices(
-    change: ColourChange, means: NDArray[np.float64]
+    change: ColourChange, channels: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Matrices and offsets that do brightness, contrast, saturation, hue, greyscale, in order.
+    """Matrices that do brightness, contrast, saturation, hue and greyscale, in this order.
 
     With other than 3 channels there are brightness and contrast only, contrast about each
     channel's own mean.
 
     Args:
         change: What to do to each of N samples.
-        means: Mean of each channel of each view, ``(N, C)``, in the units of the view.
+        channels: Channels C.
 
     Returns:
-        M ``(N, C, C)`` and o ``(N, C)``, so that a pixel x becomes M x + o.
+        M and P, each ``(N, C, C)``: a pixel x of a view with mean m becomes M x + P m.
     """
-    channels = means.shape[1]
     gain = (change.brightness * change.contrast)[:, None, None]
-    pull = ((1.0 - change.contrast) * change.brightness)[:, None]
+    pull = ((1.0 - change.contrast) * change.brightness)[:, None, None]
     if channels != 3:
-        return np.eye(channels) * gain, pull * means
-    matrix = _hue(change.hue) @ _saturation(change) * gain
-    luma = np.broadcast_to(LUMA, (3, 3))
-    matrix = np.where(change.grayscale[:, None, None], luma @ matrix, matrix)
+        return gain * np.eye(channels), pull * np.eye(channels)
+    to_luma = np.broadcast_to(LUMA, (3, 3))
+    matrix = gain * (_hue(change.hue) @ _saturation(change))
+    matrix = np.where(change.grayscale[:, None, None], to_luma @ matrix, matrix)
     # Grey is left alone by saturation, hue and greyscale, so contrast's offset passes through.
-    return matrix, np.repeat(pull * (means @ LUMA)[:, None], 3, axis=1)
+    return matrix, pull * to_luma
 
 
 def _saturation(change: ColourChange) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from edgessl.data.augment import Augmentation, ImageViews, draw_crops
 from edgessl.data.batch import RawBatch
 from edgessl.data.colour import ColourChange, colour_matrices
-from edgessl.data.resample import apply_matrices, blur_matrices, resize_matrices
+from edgessl.data.resample import apply_matrices, blur_matrices, multiply_whole, resize_matrices
 from edgessl.preprocessing import ImageInput
 
 from .conftest import smooth_images
@@ -83,6 +83,23 @@ def test_a_fractional_box_is_the_mean_of_its_neighbours() -> None:
     assert found.item() == pytest.approx(10.25 + 20.5 / 2 - 0.5, abs=0.2)
 
 
+def test_both_ways_to_multiply_agree() -> None:
+    """What an accelerator does in batches equals what a CPU does sample by sample."""
+    samples = torch.from_numpy(smooth_images(300, 48, 48).transpose(0, 3, 1, 2).copy())
+    generator = np.random.default_rng(0)
+    lengths = generator.uniform(5, 40, (2, 300))
+    starts = generator.uniform(0, 1, (2, 300)) * (48 - lengths)
+    flips = generator.random(300) < 0.5
+    rows, columns = (
+        resize_matrices(start, length, flips, canvas=48, size=24, device=CPU)
+        for start, length in zip(starts, lengths, strict=True)
+    )
+    spans = [(starts[i], lengths[i]) for i in range(2)]
+    expected = multiply_whole(samples, rows, columns)
+    found = apply_matrices(samples, rows, columns, spans[0], spans[1])
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+
+
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.0])
 def test_blur_as_torchvision(sigma: float) -> None:
     image = torch.rand(3, 24, 24)
@@ -96,10 +113,10 @@ def changed(image: Tensor, **values: float) -> Tensor:
     neutral = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
     arrays = {name: np.array([values.get(name, value)]) for name, value in neutral.items()}
     gray = np.array([bool(values.get("grayscale", False))])
-    means = image.mean(dim=(1, 2)).double().numpy()[None]
-    matrix, offset = colour_matrices(ColourChange(**arrays, grayscale=gray), means)
-    flat = torch.from_numpy(matrix[0]).float() @ image.flatten(1)
-    return (flat + torch.from_numpy(offset[0]).float()[:, None]).view_as(image)
+    change = ColourChange(**arrays, grayscale=gray)
+    matrix, pull = (torch.from_numpy(m[0]).float() for m in colour_matrices(change, len(image)))
+    flat = image.flatten(1)
+    return (matrix @ flat + pull @ flat.mean(dim=1, keepdim=True)).view_as(image)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.3, 1.0, 1.7])

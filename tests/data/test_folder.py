@@ -131,12 +131,17 @@ def test_unusable_tables(tmp_path: Path, text: str, complaint: str) -> None:
 
 
 def test_images_beside_class_folders_have_no_class(tmp_path: Path) -> None:
-    save(tmp_path / "cat" / "1.png")
-    save(tmp_path / "2.png")
+    for name in ("cat/1.png", "dog/1.png", "2.png"):
+        save(tmp_path / name)
     source = open_source(tmp_path).train
-    assert len(source) == 2
+    assert len(source) == 3
     with pytest.raises(DataError, match=r"1 images lie beside the class folders \(2\.png\)"):
         source.labels()
+
+
+def test_one_folder_is_no_class(tmp_path: Path) -> None:
+    save(tmp_path / "images" / "1.png")
+    assert open_source(tmp_path).train.labels() is None
 
 
 def test_two_folders_for_one_part(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ SPLIT_NAMES = {
 class FolderSource(EncodedSource):
     """Image files under one folder, sorted by path.
 
-    Labels come from ``labels.csv`` if there is one, else from the first folder level.
+    Labels come from ``labels.csv`` if there is one, else from the first folder level if it has at
+    least two folders.
 
     Args:
         root: The folder that keys are relative to.
@@ -54,7 +55,8 @@ class FolderSource(EncodedSource):
         self._files = list(files)
         self._table = table
         self._prefix = prefix
-        self._class_folders = tuple(sorted(class_folders))
+        # A single folder is where the images lie, not a class.
+        self._class_folders = tuple(sorted(class_folders)) if len(class_folders) > 1 else ()
 
     def __len__(self) -> int:
         return len(self._files)
