@@ -34,7 +34,7 @@ def print_json(value: Any) -> None:
 def table(
     headers: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None
 ) -> None:
-    """Write a table to stdout: columns aligned, numbers to the right, no wrapping."""
+    """Write a table and an empty line to stdout: numbers to the right, no wrapping."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     right = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(headers))]
@@ -47,7 +47,7 @@ def table(
         return "  ".join(aligned).rstrip()
 
     lines = [line(headers), "  ".join("-" * width for width in widths), *map(line, cells)]
-    print("\n".join([title, *lines] if title else lines), flush=True)
+    print("\n".join([title, *lines] if title else lines), end="\n\n", flush=True)
 
 
 def print_run(run: RunDirectory, *, as_json: bool) -> None:
