@@ -26,6 +26,7 @@ MAX_PIXELS = 89_478_485
 """Largest image that is decoded, in pixels: Pillow's own guard against decompression bombs."""
 
 _FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DECODE_ERRORS = (
     OSError,
@@ -86,6 +87,8 @@ def read_image(source: Path | bytes, *, name: str) -> RawImage:
     data = source if isinstance(source, bytes) else _read_bytes(source, name)
     if not data:
         raise CorruptSampleError(f"{name}: the file is empty; delete it or fetch it again")
+    if data[:8] == _PNG_MAGIC and 0 in struct.unpack(">II", data[16:24].ljust(8, b"\1")):
+        raise CorruptSampleError(f"{name}: the image has size zero; delete it or fetch it again")
     try:
         if data[:4] in _TIFF_MAGIC:
             array = _read_tiff(data, name)
@@ -137,7 +140,9 @@ def _pillow_array(image: Image.Image, name: str) -> NDArray[Any]:
     array = np.asarray(image)
     if image.mode == "I":
         if array.min(initial=0) < 0 or array.max(initial=0) > np.iinfo(np.uint16).max:
-            raise CorruptSampleError(f"{name}: has 32-bit pixels; convert it to 8 or 16 bit")
+            raise CorruptSampleError(
+                f"{name}: has pixels outside 0 to 65535; convert it to 8 or 16 bit"
+            )
         array = array.astype(np.uint16)
     return _as_raw(array if array.ndim == 3 else array[:, :, None], name)
 
@@ -153,7 +158,7 @@ def _as_raw(array: NDArray[Any], name: str) -> NDArray[Any]:
 
 def _is_deep_colour_png(data: bytes) -> bool:
     """True for 16 bits per sample and more than one channel, which Pillow cuts to 8 bits."""
-    return data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:25] == b"\x10" and data[25:26] in b"\2\4\6"
+    return data[:8] == _PNG_MAGIC and data[24:25] == b"\x10" and data[25:26] in b"\2\4\6"
 
 
 def _read_deep_png(data: bytes, name: str) -> NDArray[Any]:

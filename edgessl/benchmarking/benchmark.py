@@ -68,7 +68,8 @@ def benchmark(
     """Measure bundles and model files.
 
     Args:
-        paths: ``.edge`` bundles, and ``.onnx`` files, which run in each installed engine.
+        paths: ``.edge`` bundles; ``.onnx`` files, which run in each installed engine; and run
+            directories, which run in PyTorch.
         against: The same kinds; every arm of ``paths`` is compared with each of these.
         options: How to measure.
         progress: Told after each block.
@@ -105,7 +106,18 @@ def specs_for(path: str | Path, threads: int | None) -> list[ArmSpec]:
             for engine in engines
             if is_available(engine)
         ]
-    raise UsageError(f"{path}: is neither a bundle (.edge) nor a model (.onnx, .xml)")
+    if path.suffix == ".safetensors" or path.is_dir():
+        return [
+            ArmSpec(
+                name=f"{path.name} pytorch",
+                factory="edgessl.models.arm:encoder_arm",
+                arguments=arguments,
+                threads=resolve_threads(threads or 0),
+            )
+        ]
+    raise UsageError(
+        f"{path}: is neither a bundle (.edge), a model (.onnx, .xml) nor a run directory"
+    )
 
 
 def measure(

@@ -24,6 +24,7 @@ from edgessl.bundle.safety import (
     read_directory,
 )
 from edgessl.bundle.zip_format import (
+    LOCAL_HEADER_BYTES,
     MAX_ARCHIVE_BYTES,
     MAX_MEMBERS,
     Member,
@@ -68,7 +69,7 @@ def pack(out: Path, manifest: Manifest, members: Mapping[str, Path | bytes]) -> 
         Member(MANIFEST_NAME, len(text), zlib.crc32(text)),
         *(Member(entry.path, entry.size_bytes, crc) for entry, crc in entries.values()),
     ]
-    total = sum(len(local_header(member)) + member.size for member in layout)
+    total = sum(LOCAL_HEADER_BYTES + len(member.name) + member.size for member in layout)
     if total > MAX_ARCHIVE_BYTES or len(layout) > MAX_MEMBERS:
         raise BundleError(
             f"{out.name}: {total} bytes in {len(layout)} members; a bundle holds at most 4 GiB "

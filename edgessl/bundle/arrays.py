@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ _ERRORS = (
     KeyError,
     RuntimeError,
     SyntaxError,
+    tokenize.TokenError,  # numpy tokenizes a header that it cannot parse
 )
 
 

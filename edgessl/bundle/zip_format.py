@@ -11,8 +11,10 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["MAX_ARCHIVE_BYTES", "MAX_MEMBERS", "Member", "central_directory", "local_header"]
+__all__ = ["LOCAL_HEADER_BYTES", "MAX_ARCHIVE_BYTES", "MAX_MEMBERS", "Member", "central_directory", "local_header"]
 
+LOCAL_HEADER_BYTES = 30
+"""Size of a local header without the name."""
 MAX_ARCHIVE_BYTES = 2**32 - 2
 """Beyond this, offsets need the zip64 extension, which bundles do not use."""
 MAX_MEMBERS = 2**16 - 2
