@@ -36,6 +36,7 @@ _REASONS = {
     errno.EACCES: "permission denied; choose a folder that you may write to",
     errno.EPERM: "permission denied; choose a folder that you may write to",
     errno.ENOTDIR: "a part of the path is a file; choose another --out",
+    errno.EEXIST: "a part of the path is a file; choose another --out",
     errno.EISDIR: "the path is a folder; name a file",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }

@@ -19,7 +19,7 @@ from edgessl.compiler.calibration import (
 from edgessl.compiler.fidelity import Gate
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.packing import finish
-from edgessl.compiler.process import WorkerFailure, ask
+from edgessl.compiler.process import Worker, WorkerFailure
 from edgessl.compiler.report import CompileReport
 from edgessl.compiler.samples import Samples
 from edgessl.compiler.search import Search, select_candidates
@@ -108,16 +108,19 @@ def compile_model(
         tempfile.TemporaryDirectory(prefix="edgessl-compile-") as name,
     ):
         folder = Path(name)
-        graph = _inspect(Path(model), folder, options)
-        parts = _split(calibration, graph, folder, device, options, open_data, progress)
-        simplified, remark = _simplify(graph, parts[1], folder)
+        with Worker(folder) as worker:
+            graph = _inspect(worker, Path(model), folder, options)
+            parts = _split(calibration, graph, folder, device, options, open_data, progress)
+            reference = _reference(worker, graph, parts[1], folder, options)
+            # Last, because a crash of the simplifier takes the worker with it.
+            simplified, remark = _simplify(worker, graph, parts[1], folder)
         search = Search(
             target=device,
             host=host,
             graph=simplified,
             calibration=parts[0],
             held_out=parts[1],
-            reference=_reference(graph, parts[1], folder, options),
+            reference=reference,
             gate=Gate.of(
                 options.min_fidelity or device.min_fidelity,
                 neighbour_agreement=device.min_neighbour_agreement,
@@ -140,10 +143,10 @@ def _check_writable(out: Path) -> None:
             pass
 
 
-def _inspect(model: Path, folder: Path, options: CompileOptions) -> GraphInfo:
+def _inspect(worker: Worker, model: Path, folder: Path, options: CompileOptions) -> GraphInfo:
     values = _ask_model(
+        worker,
         model,
-        folder,
         "inspect",
         model=str(model.absolute()),
         out=str(folder / "original.onnx"),
@@ -180,11 +183,29 @@ def _split(
     )
 
 
-def _simplify(graph: GraphInfo, samples: Samples, folder: Path) -> tuple[GraphInfo, str]:
+def _reference(
+    worker: Worker, graph: GraphInfo, held_out: Samples, folder: Path, options: CompileOptions
+) -> Samples:
+    out = folder / "reference"
+    _ask_model(
+        worker,
+        Path(graph.path),
+        "embed",
+        engine="onnxruntime",
+        model=graph.path,
+        options={"threads": options.threads},
+        samples=str(held_out.folder),
+        out=str(out),
+    )
+    return Samples(out)
+
+
+def _simplify(
+    worker: Worker, graph: GraphInfo, samples: Samples, folder: Path
+) -> tuple[GraphInfo, str]:
     out = folder / "simplified.onnx"
     try:
-        answer = ask(
-            folder,
+        answer = worker.request(
             "simplify",
             graph=graph.model_dump(mode="json"),
             out=str(out),
@@ -196,26 +217,9 @@ def _simplify(graph: GraphInfo, samples: Samples, folder: Path) -> tuple[GraphIn
     return kept, answer["remark"]
 
 
-def _reference(
-    graph: GraphInfo, held_out: Samples, folder: Path, options: CompileOptions
-) -> Samples:
-    out = folder / "reference"
-    _ask_model(
-        Path(graph.path),
-        folder,
-        "embed",
-        engine="onnxruntime",
-        model=graph.path,
-        options={"threads": options.threads},
-        samples=str(held_out.folder),
-        out=str(out),
-    )
-    return Samples(out)
-
-
-def _ask_model(file: Path, folder: Path, operation: str, /, **arguments: Any) -> Any:
+def _ask_model(worker: Worker, file: Path, operation: str, /, **arguments: Any) -> Any:
     try:
-        return ask(folder, operation, **arguments)
+        return worker.request(operation, **arguments)
     except WorkerFailure as failure:
         raise ModelError(
             f"{file.name}: {failure}; the file may be damaged, export it again"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from contracts.backend_contract import BackendContract
@@ -10,7 +12,7 @@ from edgessl.targets import CandidateSpec, detect
 
 class TestOnnxRuntime(BackendContract):
     engine = "onnxruntime"
-    candidates = {
+    candidates: ClassVar = {
         CandidateSpec(engine="onnxruntime", precision="fp32"): 0.999999,
         CandidateSpec(engine="onnxruntime", precision="int8", scheme="u8s8"): 0.99,
         CandidateSpec(engine="onnxruntime", precision="int8", scheme="s8s8"): 0.99,
@@ -20,7 +22,7 @@ class TestOnnxRuntime(BackendContract):
 
 class TestOpenVINO(BackendContract):
     engine = "openvino"
-    candidates = {
+    candidates: ClassVar = {
         CandidateSpec(engine="openvino", precision="fp32"): 0.999999,
         CandidateSpec(engine="openvino", precision="int8", scheme="nncf"): 0.97,
         CandidateSpec(engine="openvino", precision="int8", scheme="u8s8"): 0.99,
@@ -30,7 +32,7 @@ class TestOpenVINO(BackendContract):
 
 class TestOpenVINOBfloat16(BackendContract):
     engine = "openvino"
-    candidates = {CandidateSpec(engine="openvino", precision="bf16"): 0.999}
+    candidates: ClassVar = {CandidateSpec(engine="openvino", precision="bf16"): 0.999}
 
     @pytest.fixture(autouse=True)
     def _needs_bfloat16(self) -> None:

@@ -91,7 +91,7 @@ class TestStore:
 
     def test_a_wrong_name_is_refused(self, graph: GraphInfo, tmp_path: Path) -> None:
         calibration = ArrayCalibration({"pixels": cnn_inputs(20)})
-        with pytest.raises(DataError, match="'pixels'.*'images'"):
+        with pytest.raises(DataError, match=r"'pixels'.*'images'"):
             store(calibration, np.arange(20), graph, tmp_path / "s", progress=silent)
 
 

@@ -69,11 +69,12 @@ def test_hash_depends_on_values_and_names(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_write_is_not_readable(tmp_path: Path) -> None:
-    with (
-        pytest.raises(RuntimeError),
-        SampleWriter(tmp_path / "s", (IMAGES,), batch_size=1) as writer,
-    ):
-        writer.append({"images": np.zeros((2, 3, 4), np.float32)})
-        raise RuntimeError("interrupted")
+    def interrupted() -> None:
+        with SampleWriter(tmp_path / "s", (IMAGES,), batch_size=1) as writer:
+            writer.append({"images": np.zeros((2, 3, 4), np.float32)})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     with pytest.raises(FileNotFoundError):
         Samples(tmp_path / "s")
