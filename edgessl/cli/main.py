@@ -25,6 +25,15 @@ _REMEDIES: dict[int | None, str] = {
     errno.EPERM: "check who may read and write there",
 }
 
+_EXTRAS = {
+    **dict.fromkeys(("onnx", "onnxslim", "nncf"), "compile"),
+    **dict.fromkeys(("lightly", "lightning", "onnxscript", "safetensors", "sklearn"), "train"),
+    **dict.fromkeys(("timm", "tomlkit", "torch", "torchvision"), "train"),
+    "matplotlib": "report",
+    "openvino": "openvino",
+}
+"""Modules that rooms of the training side import at their top → the extra that brings them."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -91,6 +100,10 @@ def _describe(error: Exception) -> tuple[str | None, int]:
         return _one_line(f"{error.format_message()} (see edgessl --help)"), error.exit_code
     if isinstance(error, Abort):
         return "aborted", INTERRUPTED
+    if isinstance(error, ModuleNotFoundError):
+        module = (error.name or "").partition(".")[0]
+        if module in _EXTRAS:
+            return f"{module} is not installed; pip install 'edgessl[{_EXTRAS[module]}]'", 4
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}; {_REMEDIES[error.errno]}", 2
