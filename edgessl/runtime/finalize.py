@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from edgessl.bundle.archive import Bundle, open_bundle, pack
 from edgessl.bundle.manifest import Candidate, EngineSpec, Manifest, OptionValue
@@ -156,8 +157,8 @@ def _measure(
     return tuple(
         Setting(
             options=options,
-            latency_p50_ms=statistics.median(values),
-            latency_p90_ms=sorted(values)[(9 * len(values)) // 10],
+            latency_p50_ms=float(np.quantile(values, 0.5)),
+            latency_p90_ms=float(np.quantile(values, 0.9)),
             runs=len(values),
         )
         for options, values in zip(grid, times, strict=True)

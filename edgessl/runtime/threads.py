@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import psutil
-
 __all__ = ["physical_cores", "resolve_threads"]
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
@@ -17,6 +15,8 @@ def physical_cores() -> int:
 
     Two threads on one core share its vector units, so inference gains nothing from the second.
     """
+    import psutil  # here, because importing it takes longer than asking it
+
     logical = psutil.cpu_count(logical=True) or 1
     physical = psutil.cpu_count(logical=False) or logical
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
