@@ -343,8 +343,8 @@ class Benchmark(Verb):
 
     artifact: ClassVar[Artifact] = "json"
     inputs: ClassVar[Mapping[str, Input]] = {
-        "bundles": Input(artifacts=("edge", "onnx"), many=True),
-        "against": Input(artifacts=("edge", "onnx"), many=True, required=False),
+        "bundles": Input(artifacts=("edge", "onnx", "run"), many=True),
+        "against": Input(artifacts=("edge", "onnx", "run"), many=True, required=False),
     }
 
     def models(self, settings: Mapping[str, Any]) -> Sequence[type[pydantic.BaseModel]]:
