@@ -21,6 +21,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +87,7 @@ def _write_samples(path: Path, count: int) -> None:
     images.flush()
 
 
-def _measure(model: str, folder: Path, calibration: Path) -> dict[str, str | int | float]:
+def _measure(model: str, folder: Path, calibration: Path) -> dict[str, Any]:
     path = folder / f"{model}.onnx"
     export = [sys.executable, "-c", EXPORT.format(size=SIZE), model, str(path)]
     subprocess.run(export, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -30,11 +30,7 @@ class TestOpenVINO(BackendContract):
     unsupported = CandidateSpec(engine="openvino", precision="fp16")
 
 
+@pytest.mark.skipif(not detect().has_bf16, reason="this CPU has no bfloat16 instructions")
 class TestOpenVINOBfloat16(BackendContract):
     engine = "openvino"
     candidates: ClassVar = {CandidateSpec(engine="openvino", precision="bf16"): 0.999}
-
-    @pytest.fixture(autouse=True)
-    def _needs_bfloat16(self) -> None:
-        if not detect().has_bf16:
-            pytest.skip("this CPU has no bfloat16 instructions")

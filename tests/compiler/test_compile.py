@@ -358,11 +358,12 @@ class TestBadInput:
         np.save(model.parent / "c.npy", np.repeat(inputs, 40, axis=0))
         code = (
             "from edgessl.compiler import compile_model\n"
-            f"compile_model({str(model)!r}, target='host', calibration={str(model.parent / 'c.npy')!r},"
-            f" out={str(out)!r}, progress=lambda e: print(e.message or '', flush=True))"
+            "import sys\n"
+            "compile_model(sys.argv[1], target='host', calibration=sys.argv[2], out=sys.argv[3],"
+            " progress=lambda e: print(e.message or '', flush=True))"
         )
         process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", code, str(model), str(model.parent / "c.npy"), str(out)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "TMPDIR": str(temporary)},
