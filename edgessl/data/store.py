@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -92,12 +93,12 @@ class SampleStore:
 
 
 def choose_canvas(source: Source, image_size: int) -> int:
-    """Side of the canvas: 1.5 * image_size, a multiple of 16, no more than the samples have.
+    """Side of the canvas: 1.5 * image_size up to a multiple of 16, or what the samples have.
 
     A crop of 44 % of the area then still has image_size pixels per side.
     """
-    wanted = _multiple_of_16(image_size * 1.5)
-    return min(wanted, _multiple_of_16(glimpse(source).largest_side))
+    wanted = math.ceil(image_size * 1.5 / 16) * 16
+    return min(wanted, glimpse(source).largest_side)
 
 
 def decode_store(
@@ -308,7 +309,3 @@ def _exclusive(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _multiple_of_16(side: float) -> int:
-    return int(np.ceil(side / 16)) * 16

@@ -23,7 +23,7 @@ from edgessl.data.loader import Batch, TrainingLoader
 from edgessl.data.modality import Views
 from edgessl.data.source import open_source
 from edgessl.data.store import SampleStore
-from edgessl.errors import DataError, UsageError
+from edgessl.errors import DataError, UnavailableError, UsageError
 
 from .conftest import smooth_images
 
@@ -159,6 +159,19 @@ class FailingViews(Views):
 def test_an_error_in_a_worker_arrives(parts: tuple[SampleStore, Views], num_workers: int) -> None:
     with pytest.raises(DataError, match="sample 7 cannot be augmented"):
         take((parts[0], FailingViews()), 1, num_workers=num_workers)
+
+
+class DyingViews(Views):
+    count = 1
+
+    def __call__(self, batch: RawBatch, epoch: int) -> tuple[Tensor, ...]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return ()
+
+
+def test_a_worker_that_dies_is_named(parts: tuple[SampleStore, Views]) -> None:
+    with pytest.raises(UnavailableError, match=r"a loader process died.*num_workers=0"):
+        take((parts[0], DyingViews()), 1, num_workers=1)
 
 
 def test_interruption_ends_all_processes(tmp_path: Path) -> None:

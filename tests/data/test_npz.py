@@ -136,7 +136,7 @@ def test_numbers_out_of_range(tmp_path: Path, values: list[float]) -> None:
         ({"x": np.zeros((0, 4, 4), np.uint8)}, "holds no samples"),
         ({"x": np.zeros((2, 0, 4), np.uint8)}, r"shape \(2, 0, 4\)"),
         ({"x": np.array(["a"])}, "images are arrays of numbers"),
-        ({"x": np.array([{}], dtype=object)}, "arrays of numbers"),
+        ({"x": np.array([{}], dtype=object)}, "holds Python objects"),
     ],
 )
 def test_unusable_arrays(tmp_path: Path, arrays: dict[str, Any], complaint: str) -> None:
@@ -153,7 +153,7 @@ def test_labels_of_the_wrong_length(tmp_path: Path) -> None:
 
 def test_pickled_labels_are_refused(tmp_path: Path) -> None:
     source = open_source(save(tmp_path, x=sample_images(1), y=np.array([{}], dtype=object))).train
-    with pytest.raises(DataError, match="'y' cannot be read"):
+    with pytest.raises(DataError, match="'y' holds Python objects"):
         source.labels()
 
 
@@ -184,6 +184,15 @@ def test_an_array_larger_than_memory_is_refused(
     monkeypatch.setattr("psutil.virtual_memory", Memory)
     with pytest.raises(DataError, match="GB of memory"):
         open_source(path)
+
+
+def test_damaged_compressed_array(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", x=sample_images())
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[900:960] = bytes(60)
+    (tmp_path / "a.npz").write_bytes(bytes(content))
+    with pytest.raises(DataError, match="'x' cannot be read"):
+        open_source(tmp_path / "a.npz").train.read(0)
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_statistics_of_an_empty_channel_divide() -> None:
     assert channel_statistics(store)[1][0] > 0
 
 
-@pytest.mark.parametrize(("image_size", "canvas"), [(16, 32), (24, 48), (32, 48), (96, 64)])
+@pytest.mark.parametrize(("image_size", "canvas"), [(16, 32), (24, 48), (32, 48), (96, 56)])
 def test_canvas(make_folder: MakeFolder, image_size: int, canvas: int) -> None:
     assert choose_canvas(make_folder(smooth_images(2)), image_size) == canvas
 

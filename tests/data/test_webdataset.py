@@ -103,6 +103,28 @@ def test_a_broken_label_does_not_hinder_training(tmp_path: Path) -> None:
         source.labels()
 
 
+def test_a_mask_beside_an_image_is_not_the_sample(tmp_path: Path) -> None:
+    image, mask = sample_images(2)
+    content = {"1.mask.png": png(mask), "1.png": png(image), "2.left.png": png(mask)}
+    source = open_source(write_tar(tmp_path / "a.tar", content)).train
+    assert [source.key(i) for i in range(2)] == ["a.tar::1.png", "a.tar::2.left.png"]
+    assert (source.read(0) == image).all()
+
+
+def test_braces_in_a_real_name(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "{a}" / "a.tar", members(sample_images(2)))
+    assert len(open_source(path).train) == 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "complaint"),
+    [("s-{0..", "has no .}."), ("s-{0..999999999}.tar", "more than 100000 shards")],
+)
+def test_impossible_braces(tmp_path: Path, pattern: str, complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint):
+        open_source(tmp_path / pattern)
+
+
 def test_compressed_tar_is_refused(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar.gz", members(sample_images(1)), mode="w:gz")
     with pytest.raises(DataError, match="compressed tar cannot be read at random"):

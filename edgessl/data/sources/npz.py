@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +46,9 @@ class ArraySource(Source):
         self._images_key = images
         self._labels_key = labels
         self.words = ClassWords(self._written)
-        self._shape = _declared_shape(path, images)
+        self._shape, dtype = _header(path, images)
+        if dtype.kind not in "uifb":
+            raise DataError(f"{path}: '{images}' holds {dtype}; images are arrays of numbers")
         if len(self._shape) not in (3, 4) or 0 in self._shape[1:]:
             raise DataError(
                 f"{path}: '{images}' has shape {self._shape}; images are (N, H, W), "
@@ -174,8 +178,8 @@ def _member_names(path: Path) -> set[str]:
         raise DataError(f"{path}: not a readable .npz ({error}); write it again") from error
 
 
-def _declared_shape(path: Path, name: str) -> tuple[int, ...]:
-    """Shape in the array's header, checked against the room it takes and the memory here."""
+def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    """Shape and type that an array declares, if it can be had here at all."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
             version = np.lib.format.read_magic(file)
@@ -183,26 +187,29 @@ def _declared_shape(path: Path, name: str) -> tuple[int, ...]:
                 shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             else:
                 shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
         raise DataError(f"{path}: '{name}' cannot be read ({error}); write it again") from error
-    if dtype.hasobject or dtype.kind not in "uifb":
-        raise DataError(f"{path}: '{name}' holds {dtype}; images are arrays of numbers")
-    needed = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
+    if dtype.hasobject:
+        raise DataError(
+            f"{path}: '{name}' holds Python objects, which are not read; store numbers or text"
+        )
+    needed = math.prod(shape) * dtype.itemsize
     available = psutil.virtual_memory().available
     if needed > available:
         raise DataError(
             f"{path}: '{name}' needs {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB "
             "are free; store the images as files or tar shards"
         )
-    return tuple(int(n) for n in shape)
+    return tuple(int(n) for n in shape), dtype
 
 
 def _load(path: Path, name: str) -> NDArray[np.generic]:
+    _header(path, name)
     try:
         with np.load(path, allow_pickle=False) as archive:
             array: NDArray[np.generic] = archive[name]
             return array
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError) as error:
         raise DataError(f"{path}: '{name}' cannot be read ({error}); write it again") from error
 
 

@@ -10,21 +10,23 @@ import re
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgessl.data.source import EncodedSource, Splits, stat_signature
+from edgessl.data.sources.braces import expand_braces
 from edgessl.data.sources.class_words import ClassWords, agree
 from edgessl.data.sources.folder import SPLIT_NAMES
 from edgessl.errors import CorruptSampleError, DataError
 from edgessl.images import IMAGE_SUFFIXES
-from edgessl.optional import require
 
 __all__ = ["TarSource", "WebDatasetFormat"]
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+_MAX_SHARDS = 100_000
 _SPLIT_PREFIX = re.compile(rf"^({'|'.join(SPLIT_NAMES)})(?=[-_.])", re.IGNORECASE)
 _LABEL_KEYS = ("label", "cls", "class")
 
@@ -141,14 +143,14 @@ class WebDatasetFormat:
     def recognises(path: Path) -> bool:
         """A tar name, a brace pattern, or a folder whose files are tars."""
         name = path.name.lower()
-        if "{" in str(path) or name.endswith((".tar", *_COMPRESSED)):
+        if _is_pattern(path) or (not path.is_dir() and name.endswith((".tar", *_COMPRESSED))):
             return True
         return path.is_dir() and bool(_shards_of(path) or _part_folders(path))
 
     @staticmethod
     def open(path: Path) -> Splits:
         """Index the members of all shards; parts come from folder or shard names."""
-        if "{" in str(path):
+        if _is_pattern(path):
             return Splits(TarSource(path, _expand(path)))
         if not path.is_dir():
             return Splits(TarSource(path, [path]))
@@ -161,12 +163,17 @@ class WebDatasetFormat:
         return Splits(sources["train"], sources.get("val"), sources.get("test"), declared=True)
 
 
+def _is_pattern(path: Path) -> bool:
+    return "{" in str(path) and not path.exists()
+
+
 def _expand(path: Path) -> list[Path]:
-    braceexpand = require("braceexpand", extra="train")
     try:
-        shards = [Path(name) for name in braceexpand.braceexpand(str(path))]
+        shards = [Path(name) for name in islice(expand_braces(str(path)), _MAX_SHARDS + 1)]
     except ValueError as error:
-        raise DataError(f"{path}: the braces do not match ({error}); write {{000..009}}") from error
+        raise DataError(f"{path}: {error}; write shard-{{000..009}}.tar") from error
+    if len(shards) > _MAX_SHARDS:
+        raise DataError(f"{path}: the braces name more than {_MAX_SHARDS} shards; correct them")
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:
         raise DataError(
@@ -252,7 +259,10 @@ def _sort_in(
     key = str(path.parent / stem)
     member = _Member(info.offset_data, info.size)
     extension = extension.lower()
-    if f".{extension.rpartition('.')[2]}" in IMAGE_SUFFIXES:
+    if f".{extension}" in IMAGE_SUFFIXES:
+        images[key] = (info.name, member)
+    elif f".{extension.rpartition('.')[2]}" in IMAGE_SUFFIXES:
+        # 0001.mask.png beside 0001.jpg is not the sample; alone it is.
         images.setdefault(key, (info.name, member))
     elif extension == "cls" or (extension == "json" and key not in labels):
         labels[key] = (extension, member)
