@@ -51,6 +51,8 @@ def load_graph(path: Path) -> Any:
         raise ModelError(f"{path}: {size} bytes, above the limit of 2 GiB; use a smaller model")
     try:
         model = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); check its rights") from error
     except Exception as error:  # protobuf's DecodeError is not importable under one stable name
         raise ModelError(
             f"{path}: not a readable ONNX file (truncated or damaged: {_line(error)}); "
@@ -81,7 +83,6 @@ def prepare_graph(path: Path, out: Path, *, batch_size: int) -> GraphInfo:
         ModelError: See `load_graph`; or the graph has another fixed batch.
     """
     onnx = require("onnx", extra="compile")
-    digest = sha256_file(path)
     model = load_graph(path)
     _drop_initializer_inputs(model)
     symbol = _fix_batch(model, batch_size, path)
@@ -100,7 +101,7 @@ def prepare_graph(path: Path, out: Path, *, batch_size: int) -> GraphInfo:
     onnx.save(model, out)
     return GraphInfo(
         path=str(out),
-        sha256=digest,
+        sha256=sha256_file(path),
         opset=_opset(model),
         inputs=tuple(_spec(onnx, value) for value in model.graph.input),
         outputs=tuple(_spec(onnx, value) for value in model.graph.output),

@@ -318,6 +318,10 @@ class TestBadInput:
         with pytest.raises(ModelError, match="export or copy it again"):
             _compile(model, "host", inputs)
 
+    def test_a_missing_model(self, tmp_path: Path, inputs: Inputs) -> None:
+        with pytest.raises(ModelError, match="no such file"):
+            _compile(tmp_path / "none.onnx", "host", inputs)
+
     def test_an_unknown_target(self, model: Path, inputs: Inputs) -> None:
         with pytest.raises(TargetError, match="cpu-x86-64"):
             _compile(model, "cpu-x86_64", inputs)
