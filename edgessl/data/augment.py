@@ -86,16 +86,16 @@ class ImageViews(Views):
 
     def __call__(self, batch: RawBatch, epoch: int) -> tuple[Tensor, ...]:
         """Make the views of a batch."""
-        indices = batch.indices.numpy()
+        identities = batch.identities.numpy()
         aspects = batch.aspects.numpy().astype(np.float64)
         views = []
         for number, augmentation in enumerate(self._augmentations):
-            draws = uniform(self._seed, epoch, number, indices, _DRAWS)
-            size = (len(indices), self._spec.channels, self._spec.height, self._spec.width)
+            draws = uniform(self._seed, epoch, number, identities, _DRAWS)
+            size = (len(identities), self._spec.channels, self._spec.height, self._spec.width)
             out = torch.empty(size, device=batch.samples.device)
             # Small parts stay in the processor's cache from the first pass to the last.
-            step = _CHUNK if out.device.type == "cpu" else len(indices)
-            for i in range(0, len(indices), step):
+            step = _CHUNK if out.device.type == "cpu" else len(identities)
+            for i in range(0, len(identities), step):
                 part = slice(i, i + step)
                 self._make(augmentation, batch.samples[part], aspects[part], draws[part], out[part])
             views.append(out)

@@ -34,7 +34,8 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 class Views(ABC):
     """Makes the views of a batch.
 
-    A view is a function of the seed, the epoch, the view's number and the sample's index alone.
+    A view is a function of the seed, the epoch, the view's number and the sample's content alone:
+    its place in the set, its batch, its rank and its worker do not matter.
 
     Attributes:
         count: How many views.

@@ -63,6 +63,8 @@ class SampleStore:
         self.content_hashes = content_hashes
         self.corrupt = corrupt
         self._file = file
+        # 60 bits of the hash: what a sample looks like in a view does not depend on its place.
+        self._identities = np.array([int(text[:15], 16) for text in content_hashes], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -89,7 +91,10 @@ class SampleStore:
         from edgessl.data.batch import RawBatch
 
         indices = np.asarray(indices, dtype=np.int64)
-        return RawBatch.from_arrays(self.samples[indices], self.aspects[indices], indices)
+        identities = self._identities[indices]
+        return RawBatch.from_arrays(
+            self.samples[indices], self.aspects[indices], indices, identities
+        )
 
 
 def choose_canvas(source: Source, image_size: int) -> int:

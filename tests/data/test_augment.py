@@ -34,7 +34,7 @@ def raw_batch(indices: NDArray[np.int64], *, dtype: type = np.uint8) -> RawBatch
     if dtype is np.uint16:
         canvas = canvas.astype(np.uint16) * 257
     aspects = np.linspace(0.5, 2.0, 32, dtype=np.float32)[indices % 32]
-    return RawBatch.from_arrays(canvas, aspects, indices)
+    return RawBatch.from_arrays(canvas, aspects, indices, indices)
 
 
 def resampled(
@@ -219,7 +219,7 @@ def test_sixteen_bits_give_the_same_views() -> None:
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_other_numbers_of_channels(channels: int) -> None:
     canvas = np.random.default_rng(0).integers(0, 256, (6, channels, 48, 48), dtype=np.uint8)
-    batch = RawBatch.from_arrays(canvas, np.ones(6, np.float32), np.arange(6))
+    batch = RawBatch.from_arrays(canvas, np.ones(6, np.float32), np.arange(6), np.arange(6))
     spec = ImageInput(
         channels=channels, height=24, width=32, mean=(0.5,) * channels, std=(0.2,) * channels
     )
