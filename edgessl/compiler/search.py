@@ -14,7 +14,14 @@ from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.latency import Contender, Latency, Ranking, rank
 from edgessl.compiler.process import WorkerFailure, ask
 from edgessl.compiler.samples import Samples
-from edgessl.errors import EdgeSSLError, OutputError, TargetError, UnavailableError, nearest
+from edgessl.errors import (
+    EdgeSSLError,
+    ModelError,
+    OutputError,
+    TargetError,
+    UnavailableError,
+    nearest,
+)
 from edgessl.files import sha256_file, sha256_json
 from edgessl.progress import Progress, ProgressEvent
 from edgessl.targets import CandidateSpec, HostFacts, Target
@@ -214,13 +221,19 @@ class Search:
                 _chosen(t, "the only one that runs", None) if t in passed else t for t in trials
             ]
         running.sort(key=lambda t: _PREFERENCE.index(t.spec.precision))
-        ranking = rank(
-            [_contender(t) for t in running],
-            samples=self.held_out.folder,
-            folder=self.folder,
-            remeasure=remeasure,
-            progress=self.progress,
-        )
+        try:
+            ranking = rank(
+                [_contender(t) for t in running],
+                samples=self.held_out.folder,
+                folder=self.folder,
+                remeasure=remeasure,
+                progress=self.progress,
+            )
+        except WorkerFailure as failure:
+            raise ModelError(
+                f"{passed[0].spec.name} ran, but {failure} when it was measured; "
+                "name an --engine or a --precision to leave it out"
+            ) from failure
         return [_placed(t, ranking, alone=len(passed) == 1) for t in trials]
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from contracts.compiling import ONNX_FP32, target_of
 from contracts.onnx_models import cnn_inputs, write_cnn
-from edgessl.targets import CandidateSpec, Target
+from edgessl.targets import Target
 
 
 @pytest.fixture
@@ -25,15 +28,14 @@ def inputs() -> NDArray[np.float32]:
 @pytest.fixture
 def fp32() -> Target:
     """One candidate, which builds in no time."""
-    return target_of(CandidateSpec(engine="onnxruntime", precision="fp32"))
+    return target_of(ONNX_FP32)
 
 
-def target_of(*candidates: CandidateSpec) -> Target:
-    """A target for this machine with these candidates."""
-    return Target(
-        name="test",
-        description="for tests",
-        family="cpu",
-        arch="any",
-        candidates=candidates,
-    )
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder of the test's own, which must be empty at the end."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []

@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
 
-from contracts.onnx_models import cnn_inputs, write_cnn
+from contracts.compiling import (
+    ONNX_FP32,
+    ONNX_INT8,
+    OPENVINO_FP32,
+    compile_quietly,
+    target_of,
+)
 from edgessl.bundle.archive import open_bundle
 from edgessl.bundle.arrays import load_arrays
-from edgessl.compiler import CompileReport, FidelityGateError, compile_model
+from edgessl.compiler import FidelityGateError
 from edgessl.compiler.latency import Latency, Ranking
 from edgessl.errors import (
-    DataError,
-    EdgeSSLError,
     ModelError,
-    OutputError,
     TargetError,
     UnavailableError,
     UsageError,
 )
 from edgessl.runtime.model import load
 from edgessl.runtime.session import open_session
-from edgessl.targets import CandidateSpec, Target
+from edgessl.targets import CandidateSpec
 
 Inputs = NDArray[np.float32]
-
-ONNX_FP32 = CandidateSpec(engine="onnxruntime", precision="fp32")
-ONNX_INT8 = CandidateSpec(engine="onnxruntime", precision="int8", scheme="u8s8")
-OPENVINO_FP32 = CandidateSpec(engine="openvino", precision="fp32")
 
 FAKE_BACKENDS = """
 import os
@@ -98,31 +91,8 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(site)
 
 
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A temporary folder of the test's own, which must be empty at the end."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield folder
-    assert list(folder.iterdir()) == []
-
-
-def _target(*candidates: CandidateSpec, **changes: Any) -> Target:
-    values = {"name": "test", "description": "for tests", "family": "cpu", "arch": "any"}
-    return Target.model_validate({**values, "candidates": candidates, **changes})
-
-
-def _compile(model: Path, target: Target | str, inputs: Any, **arguments: Any) -> CompileReport:
-    overrides = {"threads": 1, **arguments.pop("overrides", {})}
-    out = arguments.pop("out", model.parent / "model.edge")
-    return compile_model(
-        model, target=target, calibration=inputs, out=out, overrides=overrides, **arguments
-    )
-
-
 def test_all_candidates_are_tried_and_the_bundle_runs(model: Path, inputs: Inputs) -> None:
-    report = _compile(model, "cpu-x86-64", inputs, report=model.parent / "report.json")
+    report = compile_quietly(model, "cpu-x86-64", inputs, report=model.parent / "report.json")
     statuses = {c.name: c.status for c in report.candidates}
     assert list(statuses.values()).count("chosen") == 1
     assert statuses["onnxruntime-fp32"] in ("chosen", "passed")
@@ -143,7 +113,7 @@ def test_all_candidates_are_tried_and_the_bundle_runs(model: Path, inputs: Input
 
 class TestChoice:
     def test_precision_and_engine_restrict(self, model: Path, inputs: Inputs) -> None:
-        report = _compile(
+        report = compile_quietly(
             model, "host", inputs, overrides={"precision": "int8", "engine": "onnxruntime"}
         )
         assert [c.name for c in report.candidates] == ["onnxruntime-int8-u8s8"]
@@ -161,11 +131,11 @@ class TestChoice:
         self, model: Path, inputs: Inputs, overrides: dict[str, Any], message: str
     ) -> None:
         with pytest.raises(TargetError, match=message):
-            _compile(model, "host", inputs, overrides=overrides)
+            compile_quietly(model, "host", inputs, overrides=overrides)
 
     def test_an_unknown_setting_is_an_error(self, model: Path, inputs: Inputs) -> None:
         with pytest.raises(UsageError, match="unknown key 'sample'; did you mean samples"):
-            _compile(model, "host", inputs, overrides={"sample": 3})
+            compile_quietly(model, "host", inputs, overrides={"sample": 3})
 
     @pytest.mark.parametrize("winner", [ONNX_FP32.name, OPENVINO_FP32.name])
     def test_the_fastest_is_chosen(
@@ -175,38 +145,38 @@ class TestChoice:
         latencies = {n: Latency(p50_ms=t, p90_ms=t, runs=9) for n, t in times.items()}
         ranking = Ranking(winner=winner, latencies=latencies)
         monkeypatch.setattr("edgessl.compiler.search.rank", lambda *a, **k: ranking)
-        report = _compile(model, _target(ONNX_FP32, OPENVINO_FP32), inputs)
+        report = compile_quietly(model, target_of(ONNX_FP32, OPENVINO_FP32), inputs)
         assert report.chosen == winner
         (other,) = (c for c in report.candidates if c.name != winner)
         assert other.reason == "slower: p50 is 2.00 times the chosen one's"
 
     def test_a_feature_that_the_cpu_lacks_is_a_reason(self, model: Path, inputs: Inputs) -> None:
         lacking = CandidateSpec(engine="openvino", precision="bf16", requires=("no-such-feature",))
-        report = _compile(model, _target(ONNX_FP32, lacking), inputs)
+        report = compile_quietly(model, target_of(ONNX_FP32, lacking), inputs)
         assert report.candidates[1].reason == "this CPU lacks no-such-feature"
         with pytest.raises(UnavailableError, match="lacks no-such-feature"):
-            _compile(model, _target(lacking), inputs)
+            compile_quietly(model, target_of(lacking), inputs)
 
     def test_a_target_of_another_machine_cannot_be_compiled_here(
         self, model: Path, inputs: Inputs
     ) -> None:
-        target = _target(ONNX_FP32, requires=("no-such-feature",))
+        target = target_of(ONNX_FP32, requires=("no-such-feature",))
         with pytest.raises(UnavailableError, match="needs no-such-feature"):
-            _compile(model, target, inputs)
+            compile_quietly(model, target, inputs)
 
 
 @pytest.mark.usefixtures("fakes")
 class TestBrokenCandidates:
     def test_the_gate_rejects_a_wrong_model(self, model: Path, inputs: Inputs) -> None:
         broken = CandidateSpec(engine="broken", precision="fp32")
-        report = _compile(model, _target(broken, ONNX_FP32), inputs)
+        report = compile_quietly(model, target_of(broken, ONNX_FP32), inputs)
         assert report.chosen == "onnxruntime-fp32"
         assert report.candidates[0].status == "rejected"
         assert "cosine mean" in report.candidates[0].reason
 
     def test_nan_is_rejected(self, model: Path, inputs: Inputs) -> None:
         nan = CandidateSpec(engine="nan", precision="fp32")
-        report = _compile(model, _target(nan, ONNX_FP32), inputs)
+        report = compile_quietly(model, target_of(nan, ONNX_FP32), inputs)
         assert report.candidates[0].status == "rejected"
         assert "NaN" in report.candidates[0].reason
 
@@ -214,8 +184,8 @@ class TestBrokenCandidates:
         out = model.parent / "old.edge"
         out.write_bytes(b"an old bundle")
         with pytest.raises(FidelityGateError, match="no candidate passes") as caught:
-            _compile(
-                model, _target(CandidateSpec(engine="broken", precision="fp32")), inputs, out=out
+            compile_quietly(
+                model, target_of(CandidateSpec(engine="broken", precision="fp32")), inputs, out=out
             )
         assert caught.value.exit_code == 1
         assert [c.status for c in caught.value.report.candidates] == ["rejected"]
@@ -223,7 +193,7 @@ class TestBrokenCandidates:
 
     def test_a_crash_is_one_failed_candidate(self, model: Path, inputs: Inputs) -> None:
         aborts = CandidateSpec(engine="aborts", precision="fp32")
-        report = _compile(model, _target(aborts, ONNX_FP32), inputs)
+        report = compile_quietly(model, target_of(aborts, ONNX_FP32), inputs)
         assert report.chosen == "onnxruntime-fp32"
         assert report.candidates[0].status == "failed"
         assert "SIGABRT" in report.candidates[0].reason
@@ -232,25 +202,25 @@ class TestBrokenCandidates:
 
     def test_an_exception_is_one_failed_candidate(self, model: Path, inputs: Inputs) -> None:
         raises = CandidateSpec(engine="raises", precision="fp32")
-        report = _compile(model, _target(raises, ONNX_FP32), inputs)
+        report = compile_quietly(model, target_of(raises, ONNX_FP32), inputs)
         assert report.candidates[0].reason == "KeyError: 'no such layer'"
         with pytest.raises(ModelError, match="no candidate runs; raises-fp32: KeyError"):
-            _compile(model, _target(raises), inputs)
+            compile_quietly(model, target_of(raises), inputs)
 
 
 class TestSameBytes:
     def test_from_another_folder_and_with_another_name(
         self, model: Path, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        target = _target(ONNX_FP32, ONNX_INT8)
+        target = target_of(ONNX_FP32, ONNX_INT8)
         monkeypatch.setattr("edgessl.compiler.latency._WARM_UP_MS", 1.0)
-        _compile(model, target, inputs)
+        compile_quietly(model, target, inputs)
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
         monkeypatch.chdir(elsewhere)
         copy = elsewhere / "renamed.onnx"
         copy.write_bytes(model.read_bytes())
-        _compile(copy, target, inputs, out=Path("other-name.edge"))
+        compile_quietly(copy, target, inputs, out=Path("other-name.edge"))
         first = (model.parent / "model.edge").read_bytes()
         assert (elsewhere / "other-name.edge").read_bytes() == first
 
@@ -274,12 +244,12 @@ class TestSameBytes:
         bundles = []
         for name in ("a", "b"):
             monkeypatch.setenv("EDGESSL_CACHE", str(tmp_path / f"cache-{name}"))
-            _compile(model, _target(spec), inputs, out=tmp_path / f"{name}.edge")
+            compile_quietly(model, target_of(spec), inputs, out=tmp_path / f"{name}.edge")
             bundles.append((tmp_path / f"{name}.edge").read_bytes())
         assert bundles[0] == bundles[1]
 
     def test_measured_times_are_not_in_the_bundle(self, model: Path, inputs: Inputs) -> None:
-        report = _compile(model, _target(ONNX_FP32, ONNX_INT8), inputs)
+        report = compile_quietly(model, target_of(ONNX_FP32, ONNX_INT8), inputs)
         assert all(c.latency_p50_ms for c in report.candidates)
         assert report.manifest is not None
         assert all(c.latency_p50_ms is None for c in report.manifest.candidates)
@@ -289,7 +259,7 @@ class TestCanaries:
     def test_are_held_out_inputs_with_the_engines_own_outputs(
         self, model: Path, inputs: Inputs
     ) -> None:
-        report = _compile(model, _target(ONNX_INT8), inputs)
+        report = compile_quietly(model, target_of(ONNX_INT8), inputs)
         assert report.manifest is not None
         canaries = report.manifest.canaries
         assert canaries is not None
@@ -304,142 +274,9 @@ class TestCanaries:
 
 class TestBatch:
     def test_of_four(self, model: Path, inputs: Inputs) -> None:
-        report = _compile(model, _target(ONNX_FP32), inputs, overrides={"batch_size": 4})
+        report = compile_quietly(model, target_of(ONNX_FP32), inputs, overrides={"batch_size": 4})
         assert report.manifest is not None
         assert report.manifest.batch_size == 4
         assert report.manifest.inputs[0].shape == (4, 3, 16, 16)
         with load(model.parent / "model.edge") as opened:
             assert opened(inputs[:6]).shape == (6, 8)
-
-
-class TestBadInput:
-    def test_a_truncated_model(self, model: Path, inputs: Inputs) -> None:
-        model.write_bytes(model.read_bytes()[:5000])
-        with pytest.raises(ModelError, match="export or copy it again"):
-            _compile(model, "host", inputs)
-
-    def test_a_missing_model(self, tmp_path: Path, inputs: Inputs) -> None:
-        with pytest.raises(ModelError, match="no such file"):
-            _compile(tmp_path / "none.onnx", "host", inputs)
-
-    def test_an_unknown_target(self, model: Path, inputs: Inputs) -> None:
-        with pytest.raises(TargetError, match="cpu-x86-64"):
-            _compile(model, "cpu-x86_64", inputs)
-
-    def test_calibration_of_the_wrong_shape(self, model: Path, fp32: Target) -> None:
-        with pytest.raises(DataError, match=r"\[3x16x16\]"):
-            _compile(model, fp32, np.zeros((20, 3, 8, 8), np.float32))
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only folders")
-    def test_a_read_only_folder(self, model: Path, inputs: Inputs, fp32: Target) -> None:
-        folder = model.parent / "locked"
-        folder.mkdir(mode=0o555)
-        with pytest.raises(OutputError, match="permission denied"):
-            _compile(model, fp32, inputs, out=folder / "m.edge")
-
-    def test_a_place_below_a_file(self, model: Path, inputs: Inputs, fp32: Target) -> None:
-        with pytest.raises(OutputError, match="cannot write"):
-            _compile(model, fp32, inputs, out=model / "m.edge")
-
-    def test_a_full_disk(
-        self, model: Path, inputs: Inputs, fp32: Target, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        out = model.parent / "m.edge"
-        out.write_bytes(b"old")
-
-        def full(*arguments: object) -> None:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr("edgessl.compiler.samples.SampleWriter.append", full)
-        with pytest.raises(OutputError, match="disk is full") as caught:
-            _compile(model, fp32, inputs, out=out)
-        assert isinstance(caught.value, EdgeSSLError)
-        assert out.read_bytes() == b"old"
-
-    def test_ctrl_c_leaves_nothing(self, model: Path, inputs: Inputs, temporary: Path) -> None:
-        out = model.parent / "m.edge"
-        out.write_bytes(b"old")
-        np.save(model.parent / "c.npy", np.repeat(inputs, 40, axis=0))
-        code = (
-            "from edgessl.compiler import compile_model\n"
-            "import sys\n"
-            "compile_model(sys.argv[1], target='host', calibration=sys.argv[2], out=sys.argv[3],"
-            " progress=lambda e: print(e.message or '', flush=True))"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(model), str(model.parent / "c.npy"), str(out)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "TMPDIR": str(temporary)},
-            text=True,
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "building" in line:
-                break
-        children = _children(process.pid)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-        assert "KeyboardInterrupt" in errors
-        assert out.read_bytes() == b"old"
-        assert sorted(p.name for p in model.parent.glob(".m.edge*")) == []
-        assert not any(_alive(pid) for pid in children)
-
-
-def _children(pid: int) -> list[int]:
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(word) for word in path.read_text().split()] if path.exists() else []
-
-
-def _alive(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/status")
-    return status.exists() and "State:\tZ" not in status.read_text()
-
-
-class TestThirdPartyModels:
-    def _path(self, shared: Path, name: str) -> Path:
-        path = shared / "models" / name
-        if not path.is_file():
-            pytest.skip(f"{name} is not on this machine")
-        return path
-
-    def _check(self, path: Path, feeds: Any, out: Path, *specs: CandidateSpec) -> CompileReport:
-        report = _compile(path, _target(*specs), feeds, out=out)
-        assert all(c.status in ("chosen", "passed") for c in report.candidates), report.candidates
-        return report
-
-    def test_ultraface(self, shared: Path, tmp_path: Path) -> None:
-        path = self._path(shared, "ultraface/version-RFB-320.onnx")
-        feeds = np.random.default_rng(0).standard_normal((16, 3, 240, 320)).astype(np.float32)
-        report = self._check(path, feeds, tmp_path / "m.edge", ONNX_FP32, OPENVINO_FP32)
-        assert report.manifest is not None
-        assert report.manifest.embedding_dim is None
-
-    def test_magika(self, shared: Path, tmp_path: Path) -> None:
-        path = self._path(shared, "magika/magika_standard_v3_3.onnx")
-        feeds = np.random.default_rng(0).integers(0, 257, (16, 2048), dtype=np.int32)
-        self._check(path, feeds, tmp_path / "m.edge", ONNX_FP32)
-
-    def test_silero(self, shared: Path, tmp_path: Path) -> None:
-        path = self._path(shared, "silero-vad/silero_vad_op18_ifless.onnx")
-        rng = np.random.default_rng(0)
-        feeds = {
-            "input": (0.1 * rng.standard_normal((16, 1, 576)))[:, 0].astype(np.float32),
-            "state": (0.1 * rng.standard_normal((16, 2, 1, 128))).astype(np.float32),
-            "sr": np.full(16, 16_000, np.int64),
-        }
-        report = self._check(path, feeds, tmp_path / "m.edge", ONNX_FP32)
-        manifest = report.manifest
-        assert manifest is not None
-        assert manifest.canaries is not None
-        assert (manifest.batch_size, manifest.canaries.samples) == (None, 1)
-
-    def test_a_model_of_several_outputs_keeps_its_canaries(self, tmp_path: Path) -> None:
-        path = write_cnn(tmp_path / "two.onnx")
-        loaded = onnx.load(path)
-        loaded.graph.output.append(onnx.helper.make_tensor_value_info("f", 1, ["batch", 32]))
-        onnx.save(loaded, path)
-        report = _compile(path, _target(ONNX_FP32), cnn_inputs(20))
-        assert report.manifest is not None
-        assert [o.name for o in report.manifest.outputs] == ["embeddings", "f"]
-        assert report.manifest.embedding_dim is None
