@@ -1,0 +1,153 @@
+"""The commands that the README and the pages of docs/ show.
+
+A block that starts with three backticks and ``console`` holds commands after ``$ `` and what they
+print. The README's blocks are executed in order in a folder that holds ``photos/``, unless the
+fence says ``not-run: reason``. On every page, each ``edgessl`` command must at least parse.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.main import get_command
+
+from edgessl.cli.app import VERBS, build_app
+
+BLOCK = re.compile(r"^```console[ \t]*(?P<tag>[^\n]*)\n(?P<body>.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    line: int
+    tag: str
+    commands: tuple[str, ...]
+
+    @property
+    def runs(self) -> bool:
+        return not self.tag.startswith("not-run")
+
+
+def blocks_of(page: str, text: str) -> Iterator[Block]:
+    for match in BLOCK.finditer(text):
+        line = text[: match.start()].count("\n") + 1
+        commands: list[str] = []
+        continued = False
+        for row in match["body"].splitlines():
+            if row.startswith("$ "):
+                commands.append(row[2:])
+            elif continued:
+                commands[-1] += "\n" + row
+            continued = (row.startswith("$ ") or continued) and row.endswith("\\")
+        yield Block(page, line, match["tag"].strip(), tuple(commands))
+
+
+def blocks(root: Path) -> list[Block]:
+    pages = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    found = []
+    for page in pages:
+        if page.is_file():
+            name = page.relative_to(root).as_posix()
+            found += blocks_of(name, page.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with ``photos/``: three classes of 20 pictures that differ in colour."""
+    rng = np.random.default_rng(0)
+    for channel, name in enumerate(("blue", "green", "red")):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for index in range(20):
+            pixels = rng.integers(0, 128, (48, 48, 3), dtype=np.uint8)
+            pixels[:, :, 2 - channel] += 127
+            Image.fromarray(pixels).save(folder / f"{index:02}.png")
+    return tmp_path
+
+
+def test_the_readme_works(root: Path, photos: Path) -> None:
+    chosen = [b for b in blocks(root) if b.page == "README.md" and b.runs and b.commands]
+    if not chosen:
+        pytest.skip("every block of README.md is marked not-run")
+    place = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for block in chosen:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", "\n".join(block.commands)],
+            cwd=photos,
+            env={**os.environ, "PATH": place},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{block.page}:{block.line}\n{done.stderr}"
+
+
+def test_what_is_not_run_says_why(root: Path) -> None:
+    for block in blocks(root):
+        if not block.runs:
+            assert re.match(r"not-run: \S", block.tag), f"{block.page}:{block.line}"
+
+
+def edgessl_commands(block: Block) -> Iterator[list[str]]:
+    """Words of each ``edgessl`` call, without redirections and pipes."""
+    for command in block.commands:
+        for part in re.split(r"\s(?:\||&&|;)\s", command.replace("\\\n", " ")):
+            words = shlex.split(part.partition(" > ")[0].partition(" 2> ")[0], comments=True)
+            if words[:1] == ["edgessl"]:
+                yield words[1:]
+
+
+def test_every_command_on_every_page_parses(root: Path) -> None:
+    seen = 0
+    for block in blocks(root):
+        for words in edgessl_commands(block):
+            where = f"{block.page}:{block.line}: edgessl {' '.join(words)}"
+            words = [word for word in words if word != "--debug"]
+            if words[0].startswith("-"):
+                assert words[0] in ("--help", "--version", "-h"), where
+                continue
+            assert words[0] in VERBS, where
+            parse(words, where)
+            seen += 1
+    assert seen, "no page shows a command"
+
+
+def parse(words: list[str], where: str) -> None:
+    """Unknown options and missing words are errors; nothing runs."""
+    verb, *rest = words
+    group = get_command(build_app(verb))
+    command = group.commands[verb]  # type: ignore[attr-defined]
+    if {"-h", "--help"} & set(rest):
+        return
+    try:
+        command.make_context(verb, rest)
+    except Exception as error:
+        pytest.fail(f"{where}: {error}")
+
+
+def test_the_reader_of_blocks_sees_commands_and_tags() -> None:
+    text = (
+        "a\n```console\n$ edgessl run \\\n    r.toml | cat\ndone\n$ ls\n```\n"
+        "```console not-run: takes hours\n$ edgessl doctor\n```\n```python\n$ no\n```\n"
+    )
+    first, second = blocks_of("p", text)
+    assert first.commands == ("edgessl run \\\n    r.toml | cat", "ls")
+    assert (first.line, first.runs, second.line, second.runs) == (2, True, 8, False)
+    assert list(edgessl_commands(first)) == [["run", "r.toml"]]
+
+
+def test_a_wrong_option_is_noticed() -> None:
+    with pytest.raises(pytest.fail.Exception, match="--nothing"):
+        parse(["doctor", "--nothing"], "here")
