@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from edgessl.config import Options
-from edgessl.data.augment import Augmentation, ImageViews
 from edgessl.data.decoding import guess_channels
 from edgessl.data.evaluation import fit_images
 from edgessl.data.modality import Modality, Statistics, ViewKind, Views
@@ -143,53 +142,10 @@ class ImageModality(Modality):
 
     def views(self, kind: ViewKind, spec: ImageInput, *, seed: int) -> Views:
         """One or two views of each sample."""
-        return ImageViews(self._augmentations(kind), spec, seed=seed)
+        from edgessl.data.augment import ImageViews
+        from edgessl.data.image_views import augmentations
 
-    def _augmentations(self, kind: ViewKind) -> tuple[Augmentation, ...]:
-        options = self.options
-        strong = self._strong(1.0)
-        if kind == "contrastive":
-            return strong, strong
-        if kind == "asymmetric":
-            # Source: arXiv:2006.07733, appendix B: half the saturation and hue of SimCLR.
-            first = self._strong(0.5, blur=min(1.0, 2 * options.blur), solarize=0.0)
-            second = self._strong(0.5, blur=options.blur / 5, solarize=options.solarize)
-            return first, second
-        cut = Augmentation(options.crop_scale, options.flip, options.vertical_flip)
-        if kind == "crop":
-            return (cut,)
-        mild = options.strength / 2
-        return (
-            Augmentation(
-                options.crop_scale,
-                options.flip,
-                options.vertical_flip,
-                jitter=options.jitter,
-                brightness=mild * options.brightness,
-                contrast=mild * options.contrast,
-                saturation=mild * options.saturation,
-                hue=mild * options.hue / 2,
-            ),
-        )
-
-    def _strong(
-        self, colour: float, *, blur: float | None = None, solarize: float = 0.0
-    ) -> Augmentation:
-        options = self.options
-        return Augmentation(
-            options.crop_scale,
-            options.flip,
-            options.vertical_flip,
-            jitter=options.jitter,
-            brightness=options.strength * options.brightness,
-            contrast=options.strength * options.contrast,
-            saturation=options.strength * options.saturation * colour,
-            hue=options.strength * options.hue * colour,
-            grayscale=options.grayscale,
-            blur=options.blur if blur is None else blur,
-            sigma=(0.1, max(0.5, 2.0 * max(options.size) / 224)),
-            solarize=solarize,
-        )
+        return ImageViews(augmentations(self.options, kind), spec, seed=seed)
 
     def fitted(
         self,

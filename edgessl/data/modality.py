@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from edgessl.config import Options
-from edgessl.data.batch import RawBatch
 from edgessl.data.source import Source
 from edgessl.data.store import SampleStore
 from edgessl.preprocessing import ImageInput
 from edgessl.progress import Progress, silent
 from edgessl.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgessl.data.batch import RawBatch
 
 __all__ = ["MODALITIES", "Modality", "ViewKind", "Views"]
 
