@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from typing import Any
 
 from edgessl.errors import UnavailableError
 
 __all__ = ["is_available", "require"]
+
+# onnxruntime 1.29 and later report models and hardware to Microsoft unless this is set before
+# it is imported. A user who wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def is_available(module: str) -> bool:

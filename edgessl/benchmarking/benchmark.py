@@ -142,7 +142,10 @@ def measure(
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgessl-")))
-        workers = [stack.enter_context(WorkerProcess(s, seed=options.seed)) for s in specs]
+        workers = [
+            stack.enter_context(WorkerProcess(spec, seed=options.seed, folder=folder))
+            for spec in specs
+        ]
         loaded = [worker.call("load") for worker in workers]
         sources, common = _share_inputs(workers, loaded, folder / "inputs.npz")
         warm = [worker.call("warm_up") for worker in workers]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -29,12 +30,20 @@ _THREAD_VARIABLES = (
 
 
 class WorkerProcess:
-    """One arm in a process of its own, so that arms share neither memory nor thread pools."""
+    """One arm in a process of its own, so that arms share neither memory nor thread pools.
 
-    def __init__(self, spec: ArmSpec, *, seed: int) -> None:
+    Args:
+        spec: The arm.
+        seed: Of synthetic inputs.
+        folder: Where the process puts its temporary files; the caller removes it.
+    """
+
+    def __init__(self, spec: ArmSpec, *, seed: int, folder: Path) -> None:
         self.spec = spec
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
-        environment = {**os.environ, **{name: str(spec.threads) for name in _THREAD_VARIABLES}}
+        threads = {name: str(spec.threads) for name in _THREAD_VARIABLES}
+        # What a killed worker leaves goes with the caller's temporary folder.
+        environment = {**os.environ, **threads, "TMPDIR": str(folder)}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "edgessl.benchmarking.worker"],
             stdin=subprocess.PIPE,
