@@ -10,7 +10,7 @@ JOBS ?= 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint types unit bench clean
+.PHONY: help install demo test lint format types unit bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ test: lint types unit ## Everything that must pass
 lint: $(STAMP) ## Style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## Repair style and format where that can be done without a person
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 types: $(STAMP) ## mypy --strict
 	rm -rf $(VIEW)/edgessl

@@ -20,7 +20,7 @@ import pydantic
 
 from edgessl import __version__
 from edgessl.config import Options
-from edgessl.errors import OutputError, RunError, UsageError, nearest
+from edgessl.errors import EdgeSSLError, OutputError, RunError, UsageError, nearest
 from edgessl.files import output_errors, sha256_file, sha256_json, write_json
 from edgessl.progress import Progress, ProgressEvent, silent
 from edgessl.recipe import PlannedStage, Recipe, plan, read_recipe
@@ -153,7 +153,11 @@ class _StageRunner:
         started = time.monotonic()
         if not resume:
             self._write_state(_State(status="running", identity=identity, sha256=old))
-        self.stage.verb.run(self._call(resume=resume))
+        try:
+            self.stage.verb.run(self._call(resume=resume))
+        except EdgeSSLError as error:
+            error.args = (f"stage '{self.stage.name}': {error}", *error.args[1:])
+            raise
         digest = _artifact_sha256(self.artifact)
         if digest is None:
             raise RunError(f"stage '{self.stage.name}' left nothing at {self.artifact}")

@@ -45,7 +45,14 @@ def test_run_prints_a_table_and_keeps_stdout_for_it(
 ) -> None:
     assert main(["run", str(recipe), "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
-    assert said.out.splitlines()[0].split() == "stage verb status seconds why output".split()
+    assert said.out.splitlines()[0].split() == [
+        "stage",
+        "verb",
+        "status",
+        "seconds",
+        "why",
+        "output",
+    ]
     assert "scores  evaluate  made" in said.out
     assert "scores: evaluate: not made yet" in said.err
 

@@ -115,13 +115,11 @@ def imports_of(source: str, package: str) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.Call) and node.args:
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
             first = node.args[0]
-            if name in ("require", "import_module", "__import__") and isinstance(
-                first, ast.Constant
-            ):
+            by_name = name in ("require", "import_module", "__import__")
+            if by_name and isinstance(first, ast.Constant):
                 yield node.lineno, str(first.value)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if match := LAZY.match(node.value):
-                yield node.lineno, match[1]
+        elif isinstance(node, ast.Constant) and (match := LAZY.match(str(node.value))):
+            yield node.lineno, match[1]
 
 
 def _from_import(node: ast.ImportFrom) -> Iterator[tuple[int, str]]:

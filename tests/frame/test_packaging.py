@@ -43,10 +43,10 @@ def distributions(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     if listed.returncode:
         pytest.skip("not a git checkout: the files of a distribution cannot be listed")
     for name in listed.stdout.splitlines():
-        if name.startswith(("edgessl/", "kernels/", "targets/")) or "/" not in name:
-            if (root / name).is_file():
-                (source / name).parent.mkdir(parents=True, exist_ok=True)
-                (source / name).write_bytes((root / name).read_bytes())
+        packaged = name.startswith(("edgessl/", "kernels/", "targets/")) or "/" not in name
+        if packaged and (root / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((root / name).read_bytes())
     code = (
         "import sys; from setuptools import build_meta as b; out = sys.argv[1];"
         "b.build_sdist(out); b.build_wheel(out)"
