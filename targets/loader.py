@@ -50,7 +50,7 @@ def load_target(name: str | Path) -> Target:
 
 
 def _locate(name: str) -> Path:
-    if name.endswith(".toml") or "/" in name:
+    if _is_path(name):
         return Path(name)
     if name in {path.stem for path in _FOLDER.glob("*.toml")}:
         return _FOLDER / f"{name}.toml"
@@ -60,6 +60,10 @@ def _locate(name: str) -> Path:
     raise TargetError(
         f"unknown target '{name}'; {nearest(name, list_targets())} (or the path of a .toml file)"
     )
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(".toml") or "/" in name
 
 
 def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -76,7 +80,8 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise TargetError(f"{path.name}: extends: must be the name of a target, found {base!r}")
-    return _overlay(_merged(_locate(base), (*seen, resolved)), values)
+    place = path.parent / base if _is_path(base) else _locate(base)
+    return _overlay(_merged(place, (*seen, resolved)), values)
 
 
 def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

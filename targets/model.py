@@ -77,7 +77,7 @@ class Target(Options):
         candidates: What `edgessl compile` tries, best guess first.
         min_fidelity: Least mean cosine to the float32 model that passes.
         min_neighbour_agreement: Least mean share of common 10-nearest neighbours that passes.
-        extends: Target whose keys this one starts from.
+        extends: Name or path of the target whose keys this one starts from.
     """
 
     name: Name
@@ -90,7 +90,7 @@ class Target(Options):
     min_fidelity: Annotated[float, Field(gt=0, le=1)] = 0.98
     min_neighbour_agreement: Annotated[float, Field(ge=0, le=1)] = 0.7
     hardware: dict[str, HardwareFact] = Field(default_factory=dict)
-    extends: Name | None = None
+    extends: str | None = None
 
     @model_validator(mode="after")
     def _distinct_candidates(self) -> Self:
