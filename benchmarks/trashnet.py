@@ -65,7 +65,8 @@ def main() -> None:
     result = _collect(stages)
     write_json(arguments.json, result)
     for name, score in result["scores"].items():
-        print(f"{name:20} kNN {100 * score['knn_accuracy']:.1f} ± {100 * score['knn_accuracy_std']:.1f}")
+        mean, deviation = (100 * score[f"knn_accuracy{end}"] for end in ("", "_std"))
+        print(f"{name:20} kNN {mean:.1f} ± {deviation:.1f}")
 
 
 def _collect(stages: PipelineReport) -> dict[str, Any]:

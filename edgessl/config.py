@@ -16,7 +16,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Options", "build_options", "describe_validation", "parse_overrides", "read_toml", "split_overrides"]
+__all__ = [
+    "Options",
+    "build_options",
+    "describe_validation",
+    "parse_overrides",
+    "read_toml",
+    "split_overrides",
+]
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 

@@ -7,7 +7,7 @@ dtype; `normalize` turns a batch of fitted images into the model's float32 input
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,12 +76,12 @@ def convert_channels(image: RawImage, channels: int) -> RawImage:
     if have in (2, 4):
         alpha = image[:, :, -1:].astype(np.float32) / top
         opaque = image[:, :, :-1].astype(np.float32) * alpha + top * (1.0 - alpha)
-        return convert_channels(np.rint(opaque).astype(image.dtype), channels)
+        return convert_channels(_rounded(opaque, image), channels)
     if have == 1 and channels == 3:
-        return np.repeat(image, 3, axis=2)
+        return _rounded(np.repeat(image, 3, axis=2), image)
     if have == 3 and channels == 1:
         luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-        return np.rint(luma).astype(image.dtype)[:, :, None]
+        return _rounded(luma[:, :, None], image)
     raise DataError(
         f"an image with {have} channels cannot become one with {channels}; "
         f"choose channels={have} or convert the files"
@@ -122,7 +122,13 @@ def fit(image: RawImage, spec: ImageInput) -> RawImage:
         for c in range(image.shape[2])
     ]
     stacked = np.stack(planes, axis=2)
-    return np.clip(np.rint(stacked), 0, np.iinfo(image.dtype).max).astype(image.dtype)
+    return _rounded(stacked, image)
+
+
+def _rounded(values: NDArray[Any], like: RawImage) -> RawImage:
+    """Values as integers of another image's dtype."""
+    limited = np.clip(np.rint(values), 0, np.iinfo(like.dtype).max)
+    return limited.astype(np.uint8) if like.dtype == np.uint8 else limited.astype(np.uint16)
 
 
 def normalize(images: RawImage, spec: ImageInput) -> NDArray[np.float32]:
@@ -153,4 +159,7 @@ def model_input(images: RawImage, spec: ImageInput) -> NDArray[np.uint8] | NDArr
     """
     if not spec.folded:
         return normalize(images, spec)
-    return images.astype(np.uint8) if images.dtype == np.uint8 else (images // 257).astype(np.uint8)
+    taken: NDArray[np.uint8] = (images if images.dtype == np.uint8 else images // 257).astype(
+        np.uint8
+    )
+    return taken

@@ -1,11 +1,11 @@
 """The run directory: what a training run leaves behind, and the only thing later stages read.
 
-    config.toml                     the resolved configuration
-    checkpoints/last/               state for an exact --resume
-    exported/encoder.safetensors    the trained encoder with its facts
-    metrics.jsonl                   one JSON object per logged step
-    run.log                         what was said while it ran
-    tensorboard/                    the same figures for TensorBoard
+config.toml                     the resolved configuration
+checkpoints/last/               state for an exact --resume
+exported/encoder.safetensors    the trained encoder with its facts
+metrics.jsonl                   one JSON object per logged step
+run.log                         what was said while it ran
+tensorboard/                    the same figures for TensorBoard
 """
 
 from __future__ import annotations

@@ -107,6 +107,4 @@ class NTXentLoss(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Mean loss of (2N, D) rows; see `nt_xent`."""
-        return nt_xent(
-            z, self.temperature, implementation=self.implementation, group=self.group
-        )
+        return nt_xent(z, self.temperature, implementation=self.implementation, group=self.group)

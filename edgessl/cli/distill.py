@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -16,16 +16,16 @@ def distill(
     data: Annotated[str, typer.Option(help="Unlabelled samples: folder, tar shards, .npz, …")],
     out: Annotated[Path, typer.Option(help="Run directory to create.")],
     settings: Annotated[
-        Optional[list[str]], typer.Argument(metavar="[key=value]...", help="Settings by name.")
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings by name.")
     ] = None,
     teacher_weights: Annotated[
-        Optional[Path], typer.Option(help="Weights of a named teacher, .safetensors.")
+        Path | None, typer.Option(help="Weights of a named teacher, .safetensors.")
     ] = None,
-    recipe: Annotated[Optional[Path], typer.Option(help="TOML file with settings.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run exactly.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run.")] = False,
     monitor: Annotated[
-        Optional[str], typer.Option(help="Labelled samples for an online kNN accuracy.")
+        str | None, typer.Option(help="Labelled samples for an online kNN accuracy.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ def evaluate(
     ],
     data: Annotated[str, typer.Option(help="Labelled samples: folder per class, .npz, …")],
     settings: Annotated[
-        Optional[list[str]], typer.Argument(metavar="[key=value]...", help="Settings by name.")
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings by name.")
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="Any of knn, linear, fewshot, separated by commas.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
     settings: Annotated[
-        Optional[list[str]], typer.Argument(metavar="[key=value]...", help="Settings by name.")
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings by name.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

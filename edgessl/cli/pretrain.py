@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,16 +14,16 @@ def pretrain(
     data: Annotated[str, typer.Option(help="Unlabelled samples: folder, tar shards, .npz, …")],
     out: Annotated[Path, typer.Option(help="Run directory to create.")],
     settings: Annotated[
-        Optional[list[str]], typer.Argument(metavar="[key=value]...", help="Settings by name.")
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings by name.")
     ] = None,
     method: Annotated[str, typer.Option(help="simclr, byol or mae.")] = "simclr",
     backbone: Annotated[str, typer.Option(help="A timm model name.")] = "resnet18",
-    recipe: Annotated[Optional[Path], typer.Option(help="TOML file with settings.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run exactly.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run.")] = False,
-    init_from: Annotated[Optional[Path], typer.Option(help="Run to take weights from.")] = None,
+    init_from: Annotated[Path | None, typer.Option(help="Run to take weights from.")] = None,
     monitor: Annotated[
-        Optional[str], typer.Option(help="Labelled samples for an online kNN accuracy.")
+        str | None, typer.Option(help="Labelled samples for an online kNN accuracy.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

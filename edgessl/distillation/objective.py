@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated
 
 import torch
@@ -67,7 +68,7 @@ class Distillation(Objective):
         dim = features.shape[2]
         widths = [student.dim] * options.projector_layers + [dim]
         layers: list[nn.Module] = []
-        for i, (taken, given) in enumerate(zip(widths[:-1], widths[1:])):
+        for i, (taken, given) in enumerate(itertools.pairwise(widths)):
             layers += [nn.ReLU()] * (i > 0) + [nn.Linear(taken, given)]
         self.projector = nn.Sequential(*layers)
         size = min(options.queue_size, features.shape[1])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgessl.errors import ModelError, UsageError
 from edgessl.optional import require
-from edgessl.preprocessing import ImageInput, RawImage, normalize
+from edgessl.preprocessing import ImageInput, RawImage, model_input, normalize
 
 if TYPE_CHECKING:
     from edgessl.models import Encoder
@@ -36,7 +36,7 @@ class Embedder(ABC):
     def embed(self, samples: RawImage) -> NDArray[np.float32]:
         """Embed fitted samples: (N, H, W, C) uint8 or uint16 → (N, D) float32."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most embedders hold nothing
         """Give resources back."""
 
 
@@ -90,7 +90,7 @@ class _Onnx(Embedder):
 
     def embed(self, samples: RawImage) -> NDArray[np.float32]:
         (taken,), (given, *_) = self._session.inputs, self._session.outputs
-        inputs = samples if self.spec.folded else normalize(samples, self.spec)
+        inputs = model_input(samples, self.spec)
         step = taken.shape[0] if isinstance(taken.shape[0], int) else len(inputs)
         parts = [
             self._session.run({taken.name: inputs[i : i + step]})[given.name]

@@ -158,11 +158,11 @@ def _embed(
         parts.append(embedder.embed(samples[start : start + options.batch_size]))
     progress(ProgressEvent("embed", len(samples), len(samples), "samples"))
     embeddings = np.concatenate(parts)
-    bad = ~np.isfinite(embeddings).all(axis=1)
-    if bad.any():
+    finite = int(np.isfinite(embeddings).all(axis=1).sum())
+    if finite < len(embeddings):
         raise DataError(
-            f"{embedder.name}: {int(bad.sum())} of {len(bad)} embeddings are NaN or infinite; "
-            "train or compile it again in fp32"
+            f"{embedder.name}: {len(embeddings) - finite} of {len(embeddings)} embeddings are NaN "
+            "or infinite; train or compile it again in fp32"
         )
     return embeddings
 

@@ -48,7 +48,9 @@ def linear_accuracy(
     best = max(
         _STRENGTHS,
         key=lambda c: _correct(
-            _fit(train[fit_rows], train_labels[fit_rows], c), train[held_rows], train_labels[held_rows]
+            _fit(train[fit_rows], train_labels[fit_rows], c),
+            train[held_rows],
+            train_labels[held_rows],
         ).mean(),
     )
     return _correct(_fit(train, train_labels, best), test, test_labels)

@@ -11,7 +11,7 @@ __all__ = ["effective_rank", "uniformity"]
 
 
 def effective_rank(embeddings: NDArray[np.float32]) -> float:
-    """exp of the entropy of the normalised singular values: 1 is collapse, D the most.
+    """Exp of the entropy of the normalised singular values: 1 is collapse, D the most.
 
     Args:
         embeddings: (N, D).
@@ -29,7 +29,7 @@ def effective_rank(embeddings: NDArray[np.float32]) -> float:
 
 
 def uniformity(embeddings: NDArray[np.float32], *, t: float = 2.0) -> float:
-    """log of the mean of exp(−t‖x−y‖²) over pairs of unit rows: lower is more even.
+    """Log of the mean of exp(−t‖x−y‖²) over pairs of unit rows: lower is more even.
 
     Args:
         embeddings: (N, D).

@@ -133,6 +133,9 @@ def export(
 class _ForExport(nn.Module):
     """The encoder with re-parameterisable blocks fused, and its preprocessing if asked for."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, encoder: Encoder, *, folded: bool) -> None:
         super().__init__()
         self.backbone = reparameterize_model(encoder.backbone)
@@ -235,5 +238,5 @@ def _quiet() -> Iterator[None]:
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels):
+            for logger, level in zip(loggers, levels, strict=False):
                 logger.setLevel(level)

@@ -146,9 +146,7 @@ def _build(name: str, spec: ImageInput, **changes: Any) -> nn.Module:
     if arguments["num_classes"] is None:
         del arguments["num_classes"]
     try:
-        sized: nn.Module = timm.create_model(
-            name, img_size=(spec.height, spec.width), **arguments
-        )
+        sized: nn.Module = timm.create_model(name, img_size=(spec.height, spec.width), **arguments)
     except TypeError as error:
         if "img_size" not in str(error):
             raise

@@ -44,7 +44,7 @@ class EncoderFacts(Options):
     backbone: str
     dim: Annotated[int, Field(ge=1)]
     preprocessing: ImageInput
-    lineage: dict[str, str] = {}
+    lineage: dict[str, str] = Field(default_factory=dict)
 
 
 def save_encoder(encoder: Encoder, path: Path, *, lineage: Mapping[str, str]) -> None:
@@ -105,7 +105,9 @@ def weights_sha256(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
@@ -115,7 +117,9 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ModelError(f"{file}: no such file; check the path") from None
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file}: not a readable safetensors file ({error}); copy it again") from error
+        raise ModelError(
+            f"{file}: not a readable safetensors file ({error}); copy it again"
+        ) from error
 
 
 def _read_facts(file: Path) -> EncoderFacts:
@@ -125,11 +129,15 @@ def _read_facts(file: Path) -> EncoderFacts:
     except FileNotFoundError:
         raise ModelError(f"{file}: no such file; check the path") from None
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file}: not a readable safetensors file ({error}); copy it again") from error
+        raise ModelError(
+            f"{file}: not a readable safetensors file ({error}); copy it again"
+        ) from error
     if text is None:
         raise ModelError(f"{file}: has no edgessl facts in its header; give a run directory")
     try:
         return EncoderFacts.model_validate(json.loads(text))
     except (pydantic.ValidationError, ValueError) as error:
-        reason = describe_validation(error) if isinstance(error, pydantic.ValidationError) else error
+        reason = (
+            describe_validation(error) if isinstance(error, pydantic.ValidationError) else error
+        )
         raise ModelError(f"{file}: its facts are not valid: {reason}; export it again") from error

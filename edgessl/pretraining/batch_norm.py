@@ -63,7 +63,7 @@ class _SynchronizedBatchNorm(_BatchNorm):
         centred = values - mean.view(shape)
         variance = all_reduce(centred.square().sum(axes)) / count
         self._track(mean.detach(), variance.detach() * count / max(1, count - 1))
-        output = centred * torch.rsqrt(variance + self.eps).view(shape)
+        output: Tensor = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             output = output * self.weight.view(shape) + self.bias.view(shape)
         return output.to(input.dtype)

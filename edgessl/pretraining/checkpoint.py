@@ -107,7 +107,9 @@ def load_checkpoint(
         except RuntimeError as error:
             line = str(error).splitlines()[-1].strip()
             raise RunError(f"{path}: does not fit this run ({line})") from error
-    optimizer.load_state_dict({"state": _optimizer_state(tensors, facts), "param_groups": _groups(facts)})
+    optimizer.load_state_dict(
+        {"state": _optimizer_state(tensors, facts), "param_groups": _groups(facts)}
+    )
     return int(facts["step"]), dict(facts["scaler"])
 
 

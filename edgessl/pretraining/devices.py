@@ -55,6 +55,4 @@ def start_fabric(execution: ExecutionOptions, precision: str) -> Fabric:
 
 def _data_parallel(on_gpu: bool) -> DDPStrategy:
     """DDP without buffer broadcasts: synchronized batch norms keep buffers equal already."""
-    return DDPStrategy(
-        process_group_backend="nccl" if on_gpu else "gloo", broadcast_buffers=False
-    )
+    return DDPStrategy(process_group_backend="nccl" if on_gpu else "gloo", broadcast_buffers=False)

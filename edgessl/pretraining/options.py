@@ -55,9 +55,7 @@ class TrainerOptions(Options):
     @model_validator(mode="after")
     def _divisible(self) -> Self:
         if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"batch_size must be a multiple of accumulate, {self.accumulate}"
-            )
+            raise ValueError(f"batch_size must be a multiple of accumulate, {self.accumulate}")
         return self
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from edgessl.files import sha256_file
 from edgessl.models import build_encoder, load_encoder, load_weights
 from edgessl.models.weights import encoder_file
-from edgessl.files import sha256_file
 from edgessl.pretraining.method import METHODS
 from edgessl.pretraining.session import open_training
 from edgessl.progress import Progress, silent

@@ -41,7 +41,9 @@ def view_probe(store: SampleStore, modality: Modality, encoder: Encoder, *, samp
         for start in range(0, len(chosen), _BATCH):
             batch = store.fetch(chosen[start : start + _BATCH])
             with torch.inference_mode():
-                embedded = [current(view.to(device)).float().cpu().numpy() for view in views(batch, 0)]
+                embedded = [
+                    current(view.to(device)).float().cpu().numpy() for view in views(batch, 0)
+                ]
             pairs.append(np.stack(embedded[:2]))
         first, second = np.concatenate(pairs, axis=1)
         return {

@@ -1,4 +1,4 @@
-"""Where a run's figures go: ``metrics.jsonl``, TensorBoard, ``run.log`` and the progress callback."""
+"""Where a run's figures go: metrics.jsonl, TensorBoard, run.log and the progress callback."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ class Recorder:
         active: Whether this process records.
     """
 
-    def __init__(
-        self, run: RunDirectory, *, stage: str, progress: Progress, active: bool
-    ) -> None:
+    def __init__(self, run: RunDirectory, *, stage: str, progress: Progress, active: bool) -> None:
         self.run, self.stage, self.progress, self.active = run, stage, progress, active
         self._shown: dict[str, float] = {}
         self._total, self._unit_samples = 0, 0
@@ -49,9 +47,7 @@ class Recorder:
     def advance(self, step: int) -> None:
         """Move the bar."""
         if self.active:
-            self.progress(
-                ProgressEvent(self.stage, step, self._total, metrics=dict(self._shown))
-            )
+            self.progress(ProgressEvent(self.stage, step, self._total, metrics=dict(self._shown)))
 
     def record(self, step: int, epoch: float, figures: Mapping[str, float]) -> None:
         """Record a training step."""

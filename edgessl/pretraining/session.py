@@ -165,9 +165,7 @@ class Session:
             return self.execution.num_workers
         return min(8, torch.get_num_threads()) if self.fabric.device.type == "cuda" else 0
 
-    def _probe(
-        self, objective: Objective, store: SampleStore, monitor: str | Path | None
-    ) -> Probe:
+    def _probe(self, objective: Objective, store: SampleStore, monitor: str | Path | None) -> Probe:
         look = view_probe(
             store, self.modality, objective.encoder, samples=self.trainer.probe_samples
         )
@@ -212,7 +210,7 @@ def open_training(
         OutputError: ``out`` is taken.
     """
     kind = MODALITIES.get("image")
-    models = [TrainerOptions, ExecutionOptions, kind.Options, own]
+    models: list[type[Options]] = [TrainerOptions, ExecutionOptions, kind.Options, own]
     trainer, execution, modal, special = split_overrides(overrides, models, where=verb)
     if not resume:
         RunDirectory(out).refuse_existing(overwrite=overwrite)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from typing import Any
+from contextlib import closing, nullcontext
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -84,7 +84,14 @@ class Trainer:
         """
         step = self._restore() if resume else 0
         self.recorder.start(step, self.total_steps, unit_samples=self.options.batch_size)
-        batches = self.loader.batches(step * self.options.accumulate)
+        with closing(self.loader.batches(step * self.options.accumulate)) as batches:
+            self._run(step, batches)
+        self.recorder.finish()
+        return (
+            self.objective.encoder if self.average is None else cast(Encoder, self.average.module)
+        )
+
+    def _run(self, step: int, batches: Iterator[Batch]) -> None:
         last_checkpoint = time.monotonic()
         if step == 0:
             self._probe(0)
@@ -99,8 +106,6 @@ class Trainer:
             if self._checkpoint_is_due(step, last_checkpoint):
                 self._save(step, metrics["loss"])
                 last_checkpoint = time.monotonic()
-        self.recorder.finish()
-        return self.objective.encoder if self.average is None else self.average.module
 
     def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """One optimizer step over all accumulated parts; metrics are means over the parts."""
@@ -122,7 +127,9 @@ class Trainer:
                 totals[name] = totals.get(name, 0) + value.detach().float() / parts
         if self.options.clip_norm > 0:
             self.fabric.clip_gradients(
-                self.module, self.wrapped_optimizer, max_norm=self.options.clip_norm,
+                self.module,
+                self.wrapped_optimizer,
+                max_norm=self.options.clip_norm,
                 error_if_nonfinite=False,
             )
         self.wrapped_optimizer.step()
@@ -156,7 +163,7 @@ class Trainer:
 
     def _record(self, step: int, metrics: dict[str, Tensor]) -> None:
         values = torch.stack([metrics[name] for name in sorted(metrics)])
-        values = self.fabric.all_reduce(values, reduce_op="mean")
+        values = cast(Tensor, self.fabric.all_reduce(values, reduce_op="mean"))
         figures = dict(zip(sorted(metrics), values.tolist(), strict=True))
         self._refuse_divergence(step, figures["loss"])
         figures["learning_rate"] = self._learning_rate(step - 1)

@@ -48,7 +48,10 @@ def curve(run: RunDirectory) -> list[dict[str, Any]]:
 
 def test_student_comes_close_to_the_teacher(teacher: Path, data: Path, tmp_path: Path) -> None:
     run = distill(
-        str(teacher), "test_efficientnet", data, out=tmp_path / "run",
+        str(teacher),
+        "test_efficientnet",
+        data,
+        out=tmp_path / "run",
         overrides={**SETTINGS, "epochs": 40, "learning_rate": 0.01},
     )
     cosine = [m["teacher_cosine"] for m in run.metrics()]
@@ -72,9 +75,7 @@ def test_teacher_runs_once_per_sample_and_view_seed(
         return forward(self, inputs)
 
     monkeypatch.setattr(Encoder, "forward", count)
-    first = distill(
-        str(teacher), "test_efficientnet", data, out=tmp_path / "a", overrides=SETTINGS
-    )
+    first = distill(str(teacher), "test_efficientnet", data, out=tmp_path / "a", overrides=SETTINGS)
     assert sum(seen) == 48 * 2
     seen.clear()
     second = distill(
@@ -104,11 +105,12 @@ def test_cached_features_equal_fresh_ones(
     for name, warm in (("cold", False), ("warm", True)):
         monkeypatch.setenv("EDGESSL_CACHE", str(tmp_path / name))
         if warm:
-            distill(
-                str(teacher), "test_efficientnet", data, out=tmp_path / "w", overrides=SETTINGS
-            )
+            distill(str(teacher), "test_efficientnet", data, out=tmp_path / "w", overrides=SETTINGS)
         run = distill(
-            str(teacher), "test_efficientnet", subset, out=tmp_path / f"{name}-run",
+            str(teacher),
+            "test_efficientnet",
+            subset,
+            out=tmp_path / f"{name}-run",
             overrides=SETTINGS,
         )
         curves.append([m["loss"] for m in run.metrics()])
@@ -129,9 +131,7 @@ def test_resume_equals_an_uninterrupted_run(teacher: Path, data: Path, tmp_path:
             raise Killed
 
     with pytest.raises(Killed):
-        distill(
-            str(teacher), "test_vit", data, out=tmp_path / "cut", progress=kill, **arguments
-        )
+        distill(str(teacher), "test_vit", data, out=tmp_path / "cut", progress=kill, **arguments)
     resumed = distill(
         str(teacher), "test_vit", data, out=tmp_path / "cut", resume=True, **arguments
     )
@@ -144,8 +144,12 @@ def test_named_teacher_with_weights_from_a_file(data: Path, tmp_path: Path) -> N
     weights = tmp_path / "vit.safetensors"
     save_file(timm.create_model("test_vit").state_dict(), weights)
     run = distill(
-        "timm:test_vit", "test_efficientnet", data, out=tmp_path / "run",
-        teacher_weights=weights, overrides={**SETTINGS, "teacher_image_size": 64},
+        "timm:test_vit",
+        "test_efficientnet",
+        data,
+        out=tmp_path / "run",
+        teacher_weights=weights,
+        overrides={**SETTINGS, "teacher_image_size": 64},
     )
     assert load_encoder(run.path)[0].spec.channels == 3
     model = load_teacher("test_vit", weights=weights, image_size=None, largest=96)
@@ -158,18 +162,30 @@ def test_named_teacher_with_weights_from_a_file(data: Path, tmp_path: Path) -> N
     torch.testing.assert_close(model.eval()(images), wanted)
     with pytest.raises(ModelError, match="safetensors"):
         distill(
-            "timm:test_vit", "test_efficientnet", data, out=tmp_path / "b",
-            teacher_weights=tmp_path / "vit.pth", overrides=SETTINGS,
+            "timm:test_vit",
+            "test_efficientnet",
+            data,
+            out=tmp_path / "b",
+            teacher_weights=tmp_path / "vit.pth",
+            overrides=SETTINGS,
         )
     with pytest.raises(ModelError, match="no such file"):
         distill(
-            "timm:test_vit", "test_efficientnet", data, out=tmp_path / "b",
-            teacher_weights=tmp_path / "none.safetensors", overrides=SETTINGS,
+            "timm:test_vit",
+            "test_efficientnet",
+            data,
+            out=tmp_path / "b",
+            teacher_weights=tmp_path / "none.safetensors",
+            overrides=SETTINGS,
         )
     with pytest.raises(ModelError, match="test_resnet"):
         distill(
-            "timm:test_resnet", "test_efficientnet", data, out=tmp_path / "b",
-            teacher_weights=weights, overrides=SETTINGS,
+            "timm:test_resnet",
+            "test_efficientnet",
+            data,
+            out=tmp_path / "b",
+            teacher_weights=weights,
+            overrides=SETTINGS,
         )
 
 
@@ -177,10 +193,6 @@ def test_unknown_names_are_named(teacher: Path, data: Path, tmp_path: Path) -> N
     with pytest.raises(ModelError, match="dinov2"):
         distill("timm:vit_small_dinov2", "resnet18", data, out=tmp_path / "a", overrides=SETTINGS)
     with pytest.raises(ModelError, match="mobilenetv3_small_050"):
-        distill(
-            str(teacher), "mobilenetv3_small_05", data, out=tmp_path / "a", overrides=SETTINGS
-        )
+        distill(str(teacher), "mobilenetv3_small_05", data, out=tmp_path / "a", overrides=SETTINGS)
     with pytest.raises(UsageError, match="queue_size"):
-        distill(
-            str(teacher), "resnet18", data, out=tmp_path / "a", overrides={"queuesize": 5}
-        )
+        distill(str(teacher), "resnet18", data, out=tmp_path / "a", overrides={"queuesize": 5})

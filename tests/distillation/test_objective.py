@@ -32,7 +32,7 @@ def test_loss_is_the_definition() -> None:
     student = F.normalize(objective.projector(objective.encoder(batch.views[0])).double(), dim=1)
     queue = objective.queue.double()
     wanted = torch.zeros((), dtype=torch.float64)
-    for s, t in zip(student, teacher):
+    for s, t in zip(student, teacher, strict=False):
         anchors = torch.cat([t[None], queue])
         p = (anchors @ t / 0.05).softmax(0)
         wanted += -(p * (anchors @ s / 0.1).log_softmax(0)).sum() * 0.7 + 1.3 * (1 - s @ t)

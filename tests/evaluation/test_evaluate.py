@@ -20,7 +20,7 @@ def blobs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
     images = generator.integers(0, 150, (count, 40, 40), dtype=np.uint8)
     labels = np.arange(count) % 4
-    for image, label in zip(images, labels):
+    for image, label in zip(images, labels, strict=False):
         row, column = divmod(int(label), 2)
         image[20 * row : 20 * row + 20, 20 * column : 20 * column + 20] += 60
     return images, labels

@@ -37,7 +37,5 @@ def test_draws_differ_and_repeat() -> None:
 
 def test_more_shots_help() -> None:
     train, test = clusters(300, 0, 2.5), clusters(300, 1, 2.5)
-    few, many = (
-        fewshot_accuracy(*train, *test, shots=s, draws=10, seed=0).mean() for s in (1, 20)
-    )
+    few, many = (fewshot_accuracy(*train, *test, shots=s, draws=10, seed=0).mean() for s in (1, 20))
     assert many > few + 0.05

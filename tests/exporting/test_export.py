@@ -62,9 +62,7 @@ def test_folded_graph_takes_the_picture_itself(
     pictures = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     with torch.inference_mode():
         wanted = built(torch.from_numpy(normalize(pictures, built.spec))).numpy()
-    np.testing.assert_allclose(
-        run(tmp_path / "model.onnx", pictures), wanted, rtol=1e-3, atol=1e-4
-    )
+    np.testing.assert_allclose(run(tmp_path / "model.onnx", pictures), wanted, rtol=1e-3, atol=1e-4)
     model = onnx.load(tmp_path / "model.onnx")
     facts = decode({p.key: p.value for p in model.metadata_props}, where="test")
     assert facts.preprocessing is not None
@@ -105,9 +103,7 @@ def test_reparameterisable_blocks_are_fused(tmp_path: Path) -> None:
     assert 0 < convolutions < unfused - 10
 
 
-def test_a_graph_that_differs_is_not_written(
-    encoder: tuple[Encoder, Path], tmp_path: Path
-) -> None:
+def test_a_graph_that_differs_is_not_written(encoder: tuple[Encoder, Path], tmp_path: Path) -> None:
     out = tmp_path / "model.onnx"
     out.write_bytes(b"the old one")
     with pytest.raises(GateError, match="nothing was written"):

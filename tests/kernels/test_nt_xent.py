@@ -87,7 +87,9 @@ def test_refuses_unknown_words() -> None:
 def _worker(rank: int, world: int, folder: str) -> None:
     """One process's share: views of its samples; leaves its loss and gradient behind."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
+    )
     z = torch.load(os.path.join(folder, "z.pt"), weights_only=True)
     n = len(z) // 2 // world
     views = [view[rank * n : (rank + 1) * n] for view in z.chunk(2)]

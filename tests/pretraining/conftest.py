@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+
 def blobs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Grey squares of four kinds (bright quarter) in noise: (N, 32, 32) uint8 and labels."""
     generator = np.random.default_rng(seed)
     images = generator.integers(0, 120, (count, 32, 32), dtype=np.uint8)
     labels = np.arange(count) % 4
-    for image, label in zip(images, labels):
+    for image, label in zip(images, labels, strict=False):
         row, column = divmod(int(label), 2)
         image[16 * row : 16 * row + 16, 16 * column : 16 * column + 16] += 120
     return images, labels

@@ -80,8 +80,12 @@ def test_run_leaves_what_the_design_promises(method: str, data: Path, tmp_path: 
 def test_training_learns_the_kinds(data: Path, tmp_path: Path) -> None:
     overrides = {**SETTINGS, "epochs": 25, "batch_size": 32, "crop_scale": (0.8, 1.0), "flip": 0}
     run = pretrain(
-        data, method="simclr", backbone="test_efficientnet", out=tmp_path / "run",
-        overrides=overrides, monitor=data,
+        data,
+        method="simclr",
+        backbone="test_efficientnet",
+        out=tmp_path / "run",
+        overrides=overrides,
+        monitor=data,
     )
     probes = [m for m in run.metrics() if "knn_accuracy" in m]
     assert losses(run)[-1] < losses(run)[0] - 0.3
@@ -92,7 +96,10 @@ def test_same_seed_same_weights_other_seed_other_weights(data: Path, tmp_path: P
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run = pretrain(
-            data, method="simclr", backbone="test_efficientnet", out=tmp_path / name,
+            data,
+            method="simclr",
+            backbone="test_efficientnet",
+            out=tmp_path / name,
             overrides={**SETTINGS, "seed": seed, "epochs": 1},
         )
         weights.append(load_file(run.encoder_path))
@@ -173,11 +180,17 @@ def test_two_processes_equal_one(method: str, data: Path, tmp_path: Path) -> Non
 
 def test_init_from_starts_with_the_weights_of_a_run(data: Path, tmp_path: Path) -> None:
     first = pretrain(
-        data, method="simclr", backbone="test_efficientnet", out=tmp_path / "first",
+        data,
+        method="simclr",
+        backbone="test_efficientnet",
+        out=tmp_path / "first",
         overrides={**SETTINGS, "epochs": 1},
     )
     second = pretrain(
-        data, method="byol", backbone="test_efficientnet", out=tmp_path / "second",
+        data,
+        method="byol",
+        backbone="test_efficientnet",
+        out=tmp_path / "second",
         overrides={**SETTINGS, "epochs": 1, "learning_rate": 1e-12, "weight_decay": 0},
         init_from=first.path,
     )
@@ -186,14 +199,21 @@ def test_init_from_starts_with_the_weights_of_a_run(data: Path, tmp_path: Path) 
     assert all(torch.allclose(ours[k], theirs[k], atol=1e-6) for k in trained)
     with pytest.raises(ModelError, match="same backbone"):
         pretrain(
-            data, method="byol", backbone="test_resnet", out=tmp_path / "third",
-            overrides=SETTINGS, init_from=first.path,
+            data,
+            method="byol",
+            backbone="test_resnet",
+            out=tmp_path / "third",
+            overrides=SETTINGS,
+            init_from=first.path,
         )
 
 
 def test_bf16_trains(data: Path, tmp_path: Path) -> None:
     run = pretrain(
-        data, method="simclr", backbone="test_vit", out=tmp_path / "run",
+        data,
+        method="simclr",
+        backbone="test_vit",
+        out=tmp_path / "run",
         overrides={**SETTINGS, "precision": "bf16"},
     )
     assert all(torch.isfinite(torch.tensor(losses(run))))
@@ -249,9 +269,7 @@ def test_mistakes_are_named(
 def test_divergence_stops_the_run_and_keeps_the_checkpoint(data: Path, tmp_path: Path) -> None:
     overrides = {**SETTINGS, "learning_rate": 1e30, "warmup_epochs": 0, "clip_norm": 0}
     with pytest.raises(RunError, match="lower learning_rate"):
-        pretrain(
-            data, method="mae", backbone="test_vit", out=tmp_path / "run", overrides=overrides
-        )
+        pretrain(data, method="mae", backbone="test_vit", out=tmp_path / "run", overrides=overrides)
     assert not RunDirectory(tmp_path / "run").encoder_path.exists()
 
 
@@ -266,7 +284,10 @@ def test_damaged_checkpoint_is_refused(data: Path, tmp_path: Path) -> None:
 
 def test_metrics_are_json_lines(data: Path, tmp_path: Path) -> None:
     run = pretrain(
-        data, method="simclr", backbone="test_efficientnet", out=tmp_path / "run",
+        data,
+        method="simclr",
+        backbone="test_efficientnet",
+        out=tmp_path / "run",
         overrides={**SETTINGS, "epochs": 1},
     )
     for line in run.metrics_path.read_text().splitlines():
