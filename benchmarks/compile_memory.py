@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-MODELS = ("resnet18", "mobilenetv3_small_100", "vit_tiny_patch16_224")
+MODELS = ("resnet18", "resnet50", "mobilenetv3_small_100", "vit_tiny_patch16_224")
 SAMPLES = 500
 SIZE = 224
 MB = 1_000_000
