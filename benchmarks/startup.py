@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -83,6 +84,7 @@ def main() -> None:
     result = {
         "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "environment": fingerprint().model_dump(mode="json"),
+        "niceness": os.nice(0),
         "rounds": words.rounds,
         "seed": words.seed,
         "cases": cases,
