@@ -128,7 +128,9 @@ def fit(image: RawImage, spec: ImageInput) -> RawImage:
 def _rounded(values: NDArray[Any], like: RawImage) -> RawImage:
     """Values as integers of another image's dtype."""
     limited = np.clip(np.rint(values), 0, np.iinfo(like.dtype).max)
-    return limited.astype(np.uint8) if like.dtype == np.uint8 else limited.astype(np.uint16)
+    if like.dtype == np.uint8:
+        return limited.astype(np.uint8)
+    return limited.astype(np.uint16)
 
 
 def normalize(images: RawImage, spec: ImageInput) -> NDArray[np.float32]:

@@ -47,11 +47,7 @@ EXTRAS = [
 # These rooms are PyTorch code; on a device nobody imports them.
 TORCH_ROOMS = ("distillation", "exporting", "kernels", "models", "pretraining")
 TORCH_MODULES = {
-    "edgessl.evaluation.features",
-    *(
-        f"edgessl.data.{name}"
-        for name in ("augment", "batch", "image", "loader", "modality", "resample")
-    ),
+    f"edgessl.data.{name}" for name in ("augment", "batch", "image_views", "loader", "resample")
 }
 
 BLOCK = f"""
