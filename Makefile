@@ -45,7 +45,7 @@ types: $(STAMP) ## mypy --strict
 # One thread for each test process: the processes share the cores already.
 unit: export OMP_NUM_THREADS := 1
 unit: $(STAMP) ## pytest
-	$(BIN)/pytest --quiet --numprocesses $(JOBS) --dist worksteal
+	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
 bench: $(STAMP) ## Measure what the README states; writes benchmarks/results/
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done

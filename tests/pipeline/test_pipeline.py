@@ -181,7 +181,7 @@ def test_a_failed_stage_keeps_the_stages_before_it(
 
     with monkeypatch.context() as patch:
         patch.setattr(verbs.get("pack"), "run", fail)
-        with pytest.raises(OutputError, match="^stage 'large': the disk is full$"):
+        with pytest.raises(OutputError, match=r"^stage 'large': the disk is full$"):
             run(recipe, verbs)
     log.clear()
     report = run(recipe, verbs)
