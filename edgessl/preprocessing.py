@@ -127,7 +127,7 @@ def fit(image: RawImage, spec: ImageInput) -> RawImage:
 
 def _rounded(values: NDArray[Any], like: RawImage) -> RawImage:
     """Values as integers of another image's dtype."""
-    limited = np.clip(np.rint(values), 0, np.iinfo(like.dtype).max)
+    limited: NDArray[Any] = np.clip(np.rint(values), 0, np.iinfo(like.dtype).max)
     if like.dtype == np.uint8:
         return limited.astype(np.uint8)
     return limited.astype(np.uint16)
