@@ -209,17 +209,21 @@ def _target(target: Target, host: HostFacts, engines: set[str]) -> TargetStatus:
             obstacles=(f"{obstacle}; compile and run it there",),
         )
     possible = {candidate.name for candidate in target.restricted(host)}
-    builds, obstacles = [], []
+    builds: list[str] = []
+    obstacles: list[str] = []
+    packages: dict[str, list[str]] = {}
     for candidate in target.candidates:
         missing = _missing_for(candidate.engine, candidate.scheme, engines)
         if candidate.name not in possible:
             lacking = sorted(set(candidate.requires) - host.features)
             obstacles.append(f"{candidate.name}: this CPU lacks {', '.join(lacking)}")
         elif missing:
-            remedy = "pip install 'edgessl[compile]'"
-            obstacles.append(f"{candidate.name}: needs {', '.join(missing)}; {remedy}")
+            packages[candidate.name] = missing
         else:
             builds.append(candidate.name)
+    if packages:
+        names = ", ".join(sorted({name for missing in packages.values() for name in missing}))
+        obstacles.append(f"{len(packages)} candidates need {names}; pip install 'edgessl[compile]'")
     return TargetStatus(
         name=target.name,
         description=target.description,

@@ -35,7 +35,7 @@ def doctor(
     engines = [(e.name, e.version, e.obstacle or ", ".join(e.devices)) for e in found.engines]
     terminal.table(["engine", "version", "devices"], engines)
     targets = [
-        (t.name, "yes" if t.runs else "no", len(t.builds), "; ".join(t.obstacles))
+        (t.name, "yes" if t.runs else "no", len(t.builds), "; ".join(t.obstacles) or "nothing")
         for t in found.targets
     ]
     terminal.table(["target", "runs here", "candidates", "what is missing"], targets)
