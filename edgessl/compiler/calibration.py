@@ -235,6 +235,7 @@ def store(
     graph: GraphInfo,
     folder: Path,
     *,
+    max_corrupt: float = 0.01,
     progress: Progress,
 ) -> Samples:
     """Check the chosen samples against the graph and write them to the work folder.
@@ -242,8 +243,9 @@ def store(
     Corrupt samples are left out and reported.
 
     Raises:
-        DataError: A missing input, a wrong dtype or shape, a NaN or an infinite value, or more
-            than 1 % corrupt samples; the message names the input and the sample.
+        DataError: A missing input, a wrong dtype or shape, a NaN or an infinite value, or a
+            larger share of corrupt samples than ``max_corrupt``; the message names the input and
+            the sample.
     """
     chosen = [int(i) for i in indices]
     first = _first_readable(calibration, chosen)
@@ -260,10 +262,10 @@ def store(
             for part, arrays in _readable(calibration, chosen[start : start + chunk], corrupt):
                 checked = {s.name: _checked(np.asarray(arrays[s.name]), s, part) for s in streams}
                 writer.append(checked)
-    if len(corrupt) > max(1, len(chosen) // 100):
+    if len(corrupt) > max(1.0, max_corrupt * len(chosen)):
         raise DataError(
             f"calibration: {len(corrupt)} of {len(chosen)} samples are corrupt, first: "
-            f"{corrupt[0]}; repair or remove them"
+            f"{corrupt[0]}; repair or remove them, or allow it with max_corrupt=0.05"
         )
     if corrupt:
         message = f"{len(corrupt)} corrupt samples are left out, first: {corrupt[0]}"

@@ -44,6 +44,7 @@ class CompileOptions(Options):
         seed: Draws the samples.
         threads: Engine threads; 0 is all physical cores.
         batch_size: Samples per engine call.
+        max_corrupt: Share of unreadable calibration samples that is tolerated.
         remeasure: Measure latency anew even if the same candidates were measured here before.
     """
 
@@ -55,6 +56,7 @@ class CompileOptions(Options):
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
+    max_corrupt: Annotated[float, Field(ge=0, le=1)] = 0.01
     remeasure: bool = False
 
 
@@ -177,9 +179,19 @@ def _split(
             message=f"{len(quantizing)} samples to calibrate, {len(held_out)} held out to check",
         )
     )
+    allowed = options.max_corrupt
     return (
-        store(source, quantizing, graph, folder / "calibration", progress=progress),
-        store(source, held_out, graph, folder / "held_out", progress=progress),
+        store(
+            source,
+            quantizing,
+            graph,
+            folder / "calibration",
+            max_corrupt=allowed,
+            progress=progress,
+        ),
+        store(
+            source, held_out, graph, folder / "held_out", max_corrupt=allowed, progress=progress
+        ),
     )
 
 
