@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from contracts.nt_xent_process import one_share
 from edgessl.kernels import NTXentLoss, nt_xent
 
 
@@ -84,27 +83,11 @@ def test_refuses_unknown_words() -> None:
         nt_xent(torch.zeros(2, 2), 0.1, reduction="max")  # type: ignore[arg-type]
 
 
-def _worker(rank: int, world: int, folder: str) -> None:
-    """One process's share: views of its samples; leaves its loss and gradient behind."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
-    )
-    z = torch.load(os.path.join(folder, "z.pt"), weights_only=True)
-    n = len(z) // 2 // world
-    views = [view[rank * n : (rank + 1) * n] for view in z.chunk(2)]
-    local = torch.cat(views).requires_grad_(True)
-    loss = nt_xent(local, 0.2, group=dist.group.WORLD)
-    loss.backward()
-    torch.save((loss.detach(), local.grad), os.path.join(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_equal_one(world: int, tmp_path: Path) -> None:
     z = torch.randn(24, 6, requires_grad=True)
     torch.save(z.detach(), tmp_path / "z.pt")
-    mp.spawn(_worker, (world, str(tmp_path)), nprocs=world)
+    mp.spawn(one_share, (world, str(tmp_path)), nprocs=world)
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
     loss = nt_xent(z, 0.2)
     loss.backward()
