@@ -32,6 +32,7 @@ __all__ = [
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another --out",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another --out",
+    errno.EFBIG: "the file would be larger than the limit set here (ulimit -f); raise it",
     errno.EROFS: "the file system is read-only; choose another --out",
     errno.EACCES: "permission denied; choose a folder that you may write to",
     errno.EPERM: "permission denied; choose a folder that you may write to",
@@ -49,6 +50,8 @@ def output_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = _REASONS.get(error.errno or 0)
+        if error.errno == errno.ENOENT and Path(error.filename or "") in (path, *path.parents):
+            reason = "its folder cannot be made; choose another --out"
         if reason is None:
             raise
         raise OutputError(f"cannot write {path}: {reason}") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +31,7 @@ __all__ = [
     "load_weights",
     "save_encoder",
     "weights_sha256",
+    "write_tensors",
 ]
 
 _KEY = "edgessl.encoder"
@@ -53,8 +56,24 @@ def save_encoder(encoder: Encoder, path: Path, *, lineage: Mapping[str, str]) ->
         backbone=encoder.name, dim=encoder.dim, preprocessing=encoder.spec, lineage=dict(lineage)
     )
     tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.backbone.state_dict().items()}
+    write_tensors(path, tensors, {_KEY: facts.model_dump_json()})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically.
+
+    Raises:
+        OutputError: The disk is full, or ``path`` cannot be written.
+    """
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: facts.model_dump_json()})
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
+        except SafetensorError as error:
+            # It keeps the operating system's number in the text only.
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def encoder_file(path: Path) -> Path:

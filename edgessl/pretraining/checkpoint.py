@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from edgessl.errors import RunError
-from edgessl.files import atomic_path
+from edgessl.models.weights import write_tensors
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -71,8 +70,7 @@ def save_checkpoint(
         "scaler": scaler,
     }
     tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"edgessl.checkpoint": json.dumps(facts)})
+    write_tensors(path, tensors, {"edgessl.checkpoint": json.dumps(facts)})
 
 
 def load_checkpoint(

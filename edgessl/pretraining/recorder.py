@@ -66,7 +66,7 @@ class Recorder:
         text = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
         self.say(f"step {step}: {text}")
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """Flush what is open."""
         if self._board is not None:
             self._board.close()

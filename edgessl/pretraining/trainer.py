@@ -84,9 +84,11 @@ class Trainer:
         """
         step = self._restore() if resume else 0
         self.recorder.start(step, self.total_steps, unit_samples=self.options.batch_size)
-        with closing(self.loader.batches(step * self.options.accumulate)) as batches:
+        with (
+            closing(self.recorder),
+            closing(self.loader.batches(step * self.options.accumulate)) as batches,
+        ):
             self._run(step, batches)
-        self.recorder.finish()
         return (
             self.objective.encoder if self.average is None else cast(Encoder, self.average.module)
         )

@@ -1,8 +1,9 @@
 """The commands that the README and the pages of docs/ show.
 
 A block that starts with three backticks and ``console`` holds commands after ``$ `` and what they
-print. The README's blocks are executed in order in a folder that holds ``photos/``, unless the
-fence says ``not-run: reason``. On every page, each ``edgessl`` command must at least parse.
+print. The README's blocks are executed in order in a folder that holds ``photos/``, then the
+``console`` and ``python`` blocks of each page, which find there what the README's commands made,
+unless the fence says ``not-run: reason``. Each ``edgessl`` command must parse in any case.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from typer.main import get_command
 
 from edgessl.cli.app import VERBS, build_app
 
-BLOCK = re.compile(r"^```console[ \t]*(?P<tag>[^\n]*)\n(?P<body>.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"^```(?P<language>console|python)[ \t]*(?P<tag>[^\n]*)\n(?P<body>.*?)^```",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,25 @@ class Block:
     line: int
     tag: str
     commands: tuple[str, ...]
+    code: str = ""
 
     @property
     def runs(self) -> bool:
         return not self.tag.startswith("not-run")
 
+    def argv(self) -> list[str]:
+        """What executes the block: bash for commands, Python for code."""
+        if self.code:
+            return [sys.executable, "-c", self.code]
+        return ["bash", "-euo", "pipefail", "-c", "\n".join(self.commands)]
+
 
 def blocks_of(page: str, text: str) -> Iterator[Block]:
     for match in BLOCK.finditer(text):
         line = text[: match.start()].count("\n") + 1
+        if match["language"] == "python":
+            yield Block(page, line, match["tag"].strip(), (), match["body"])
+            continue
         commands: list[str] = []
         continued = False
         for row in match["body"].splitlines():
@@ -76,14 +90,13 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_readme_works(root: Path, photos: Path) -> None:
-    chosen = [b for b in blocks(root) if b.page == "README.md" and b.runs and b.commands]
-    if not chosen:
-        pytest.skip("every block of README.md is marked not-run")
+def test_the_readme_and_the_pages_work(root: Path, photos: Path) -> None:
+    chosen = [b for b in blocks(root) if b.runs and b.page != "CONTRIBUTING.md"]
+    assert chosen[0].page == "README.md"
     place = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for block in chosen:
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", "\n".join(block.commands)],
+            block.argv(),
             cwd=photos,
             env={**os.environ, "PATH": place},
             stdin=subprocess.DEVNULL,
@@ -139,9 +152,12 @@ def parse(words: list[str], where: str) -> None:
 def test_the_reader_of_blocks_sees_commands_and_tags() -> None:
     text = (
         "a\n```console\n$ edgessl run \\\n    r.toml | cat\ndone\n$ ls\n```\n"
-        "```console not-run: takes hours\n$ edgessl doctor\n```\n```python\n$ no\n```\n"
+        "```console not-run: takes hours\n$ edgessl doctor\n```\n```toml\n$ no\n```\n"
+        "```python\nprint(1)\n```\n"
     )
-    first, second = blocks_of("p", text)
+    first, second, third = blocks_of("p", text)
+    assert third.code == "print(1)\n"
+    assert third.commands == ()
     assert first.commands == ("edgessl run \\\n    r.toml | cat", "ls")
     assert (first.line, first.runs, second.line, second.runs) == (2, True, 8, False)
     assert list(edgessl_commands(first)) == [["run", "r.toml"]]

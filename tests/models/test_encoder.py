@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgessl.errors import ModelError, RunError, UnavailableError
+from edgessl.errors import ModelError, OutputError, RunError, UnavailableError
 from edgessl.models import Encoder, build_encoder, load_encoder, load_teacher, save_encoder
 from edgessl.models.weights import weights_sha256
 from edgessl.preprocessing import ImageInput
@@ -99,6 +100,21 @@ def test_missing_tensor_is_named(saved: tuple[Encoder, Path]) -> None:
     save_file(tensors, path, metadata={"edgessl.encoder": facts})
     with pytest.raises(ModelError, match=r"lacks 'conv_stem\.weight'"):
         load_encoder(path)
+
+
+def test_a_limit_on_file_sizes_keeps_the_old_file(saved: tuple[Encoder, Path]) -> None:
+    """Stands for a full disk, which reaches us from safetensors as the same kind of error."""
+    encoder, path = saved
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OutputError, match="larger than the limit"):
+            save_encoder(encoder, path, lineage={})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_unreachable_hub_says_what_to_pass(monkeypatch: pytest.MonkeyPatch) -> None:
