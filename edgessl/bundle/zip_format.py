@@ -11,7 +11,14 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["LOCAL_HEADER_BYTES", "MAX_ARCHIVE_BYTES", "MAX_MEMBERS", "Member", "central_directory", "local_header"]
+__all__ = [
+    "LOCAL_HEADER_BYTES",
+    "MAX_ARCHIVE_BYTES",
+    "MAX_MEMBERS",
+    "Member",
+    "central_directory",
+    "local_header",
+]
 
 LOCAL_HEADER_BYTES = 30
 """Size of a local header without the name."""

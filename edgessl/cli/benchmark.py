@@ -14,7 +14,8 @@ __all__ = ["benchmark"]
 
 def benchmark(
     arms: Annotated[
-        list[Path], typer.Argument(help="Bundles (.edge), models (.onnx, .xml), runs.", metavar="ARM…")
+        list[Path],
+        typer.Argument(help="Bundles (.edge), models (.onnx, .xml), runs.", metavar="ARM…"),
     ],
     against: Annotated[
         list[Path] | None, typer.Option(help="Compare every arm with this one; repeat for more.")

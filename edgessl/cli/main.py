@@ -55,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
-        _complain("interrupted; finished outputs are intact, the same command goes on or repeats")
+        _complain(
+            "interrupted; finished outputs are intact; repeat the command, or go on with --resume where it knows that"
+        )
         return TERMINATED if received else INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout went away (`edgessl … | head`); what Python flushes at exit must

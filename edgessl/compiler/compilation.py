@@ -189,9 +189,7 @@ def _split(
             max_corrupt=allowed,
             progress=progress,
         ),
-        store(
-            source, held_out, graph, folder / "held_out", max_corrupt=allowed, progress=progress
-        ),
+        store(source, held_out, graph, folder / "held_out", max_corrupt=allowed, progress=progress),
     )
 
 

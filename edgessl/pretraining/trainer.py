@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
+from threading import Event
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,7 @@ from edgessl.errors import RunError, UsageError
 from edgessl.models import Encoder
 from edgessl.pretraining.batch_norm import synchronize_batch_norm
 from edgessl.pretraining.checkpoint import load_checkpoint, save_checkpoint
+from edgessl.pretraining.interrupt import deferred_interrupt
 from edgessl.pretraining.method import Objective, StepContext
 from edgessl.pretraining.options import ExecutionOptions, TrainerOptions
 from edgessl.pretraining.recorder import Recorder
@@ -81,19 +83,21 @@ class Trainer:
 
         Raises:
             RunError: The loss is no longer finite, or the checkpoint cannot be used.
+            KeyboardInterrupt: Ctrl-C; the state after the last whole step is saved.
         """
         step = self._restore() if resume else 0
         self.recorder.start(step, self.total_steps, unit_samples=self.options.batch_size)
         with (
             closing(self.recorder),
             closing(self.loader.batches(step * self.options.accumulate)) as batches,
+            deferred_interrupt() as interrupted,
         ):
-            self._run(step, batches)
+            self._run(step, batches, interrupted)
         return (
             self.objective.encoder if self.average is None else cast(Encoder, self.average.module)
         )
 
-    def _run(self, step: int, batches: Iterator[Batch]) -> None:
+    def _run(self, step: int, batches: Iterator[Batch], interrupted: Event) -> None:
         last_checkpoint = time.monotonic()
         if step == 0:
             self._probe(0)
@@ -105,9 +109,12 @@ class Trainer:
             else:
                 self.recorder.advance(step)
             self._probe(step)
-            if self._checkpoint_is_due(step, last_checkpoint):
+            if self._checkpoint_is_due(step, last_checkpoint) or interrupted.is_set():
                 self._save(step, metrics["loss"])
                 last_checkpoint = time.monotonic()
+            if interrupted.is_set() and step < self.total_steps:
+                self.recorder.say(f"interrupted, step {step} is saved; go on with --resume")
+                raise KeyboardInterrupt
 
     def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """One optimizer step over all accumulated parts; metrics are means over the parts."""

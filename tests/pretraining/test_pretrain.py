@@ -133,6 +133,24 @@ def test_resume_equals_an_uninterrupted_run(
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
 
+def test_ctrl_c_keeps_the_step(data: Path, tmp_path: Path) -> None:
+    arguments = {"method": "simclr", "backbone": "test_efficientnet", "overrides": SETTINGS}
+    whole = pretrain(data, out=tmp_path / "whole", **arguments)
+    said: list[str] = []
+
+    def press(event: ProgressEvent) -> None:
+        said.append(event.message or "")
+        if event.stage == "pretrain" and event.completed == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(data, out=tmp_path / "cut", progress=press, **arguments)
+    assert "interrupted, step 5 is saved; go on with --resume" in said
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = pretrain(data, out=tmp_path / "cut", resume=True, **arguments)
+    assert curve(resumed) == curve(whole)
+
+
 def command(data: Path, out: Path, method: str, **changes: Any) -> list[str]:
     settings = [f"{key}={value}" for key, value in {**SETTINGS, **changes}.items()]
     return [
