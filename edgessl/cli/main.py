@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         _complain(
-            "interrupted; finished outputs are intact; repeat the command, or go on with --resume where it knows that"
+            "interrupted; finished outputs are intact; repeat the command (pretrain and distill go "
+            "on with --resume)"
         )
         return TERMINATED if received else INTERRUPTED
     except BrokenPipeError:
