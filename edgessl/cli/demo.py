@@ -49,6 +49,10 @@ def demo(
     headers = ["student in", "MB", "p50 ms", "p90 ms", "accuracy, %", "runs"]
     title = f"\nbatch 1, {report.engines[0].threads} thread(s), {report.cpu}"
     terminal.table(headers, engines, title=title)
-    terminal.table(["", ""], [("chosen for this CPU", report.chosen), ("bundle", report.bundle),
-                              ("picture", report.picture)])  # fmt: skip
+    for name, value in (
+        ("chosen for this CPU", report.chosen),
+        ("bundle", report.bundle),
+        ("picture", report.picture),
+    ):
+        print(f"{name}: {value}")
     terminal.note(_NEXT)

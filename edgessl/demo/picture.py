@@ -54,7 +54,7 @@ def _draw_engines(axes: Any, report: DemoReport) -> None:
             s=120,
             color=_COLOURS[engine],
             marker="o" if precision == "fp32" else "D",
-            label=f"{row.name}: {row.latency_p50_ms:.2f} ms, {row.size_bytes / 1e6:.2f} MB",
+            label=f"{row.name}: {row.latency_p50_ms:.3f} ms, {row.size_bytes / 1e6:.2f} MB",
             zorder=3,
         )
     accuracies = [100 * row.accuracy for row in report.engines]
@@ -67,7 +67,7 @@ def _draw_engines(axes: Any, report: DemoReport) -> None:
     axes.set_title(f"The student in each engine, {report.cpu}", fontsize=11, loc="left")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="x", which="minor", labelsize=8)
+    axes.tick_params(axis="x", which="both", labelsize=8)
     axes.grid(True, which="both", color="#e5e5e5", zorder=0)
     axes.legend(loc="upper right", frameon=True, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
