@@ -75,6 +75,7 @@ class Distillation(Objective):
         start = F.normalize(features[0, torch.randperm(features.shape[1])[:size]].float(), dim=1)
         self.register_buffer("queue", start)
         self.register_buffer("cursor", torch.zeros((), dtype=torch.int64))
+        self._pending: list[Tensor] = []
 
     def forward(self, batch: Batch, context: StepContext) -> StepOutput:
         """Loss of one view per sample; the mean cosine to the teacher is reported."""
@@ -85,17 +86,18 @@ class Distillation(Objective):
         cosine = (student * teacher).sum(dim=1).mean()
         loss = self.options.similarity_weight * similarity
         loss = loss + self.options.regression_weight * (1 - cosine)
-        self._pending = gather_rows(teacher, context.group)
+        self._pending.append(gather_rows(teacher, context.group))
         return StepOutput(
             loss, {"teacher_cosine": cosine.detach(), "similarity_loss": similarity.detach()}
         )
 
     def after_step(self, context: StepContext) -> None:
-        """Put the batch's teacher embeddings into the queue, oldest first."""
-        count = min(len(self._pending), len(self.queue))
-        places = (self.cursor + torch.arange(count, device=self.queue.device)) % len(self.queue)
-        self.queue[places] = self._pending[:count]
-        self.cursor.add_(count).remainder_(len(self.queue))
+        """Put the step's teacher embeddings, of all its parts, into the queue in turn."""
+        newest = torch.cat(self._pending)[-len(self.queue) :]
+        self._pending.clear()
+        places = torch.arange(len(newest), device=self.queue.device) + self.cursor
+        self.queue[places % len(self.queue)] = newest
+        self.cursor.add_(len(newest)).remainder_(len(self.queue))
 
     def _teacher(self, indices: Tensor, epoch: int) -> Tensor:
         seed = epoch % self.features.shape[0]
