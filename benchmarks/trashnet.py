@@ -85,7 +85,7 @@ def _collect(stages: PipelineReport) -> dict[str, Any]:
         "environment": fingerprint().model_dump(mode="json"),
         "data": "TrashNet, 990 training and 279 test photographs of up to 192 pixels, 6 classes",
         "recipe": (HERE / "recipes" / "trashnet.toml").read_text(encoding="utf-8"),
-        "seconds": {stage.name: round(stage.seconds, 1) for stage in stages.stages},
+        "seconds": {s.name: round(s.seconds, 1) for s in stages.stages if s.status != "cached"},
         "parameters": parameters,
         "scores": scores,
         "candidates": candidates,

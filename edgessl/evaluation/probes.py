@@ -99,7 +99,9 @@ def fewshot_accuracy(
 def _fit(rows: Embeddings, labels: Labels, strength: float) -> Any:
     linear = require("sklearn.linear_model", extra="train")
     exceptions = require("sklearn.exceptions", extra="train")
-    classifier = linear.LogisticRegression(C=strength, max_iter=500)
+    # Newton's method to a tight tolerance: embeddings that differ by rounding then get the same
+    # score, and it is faster here than the default solver at a loose one.
+    classifier = linear.LogisticRegression(C=strength, solver="newton-cg", tol=1e-6, max_iter=500)
     with warnings.catch_warnings():
         # A probe that has not fully converged still ranks embeddings alike.
         warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
