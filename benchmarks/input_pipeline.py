@@ -164,7 +164,13 @@ def profile_views(store: SampleStore, arguments: argparse.Namespace) -> dict[str
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="a folder with one folder of images per class")
+    parser.add_argument(
+        "data",
+        type=Path,
+        nargs="?",
+        default=Path(__file__).parents[2] / "shared" / "data" / "trashnet-192" / "train",
+        help="a folder with one folder of images per class",
+    )
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -172,6 +178,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
+    if not arguments.data.is_dir():
+        print(f"{arguments.data}: no such folder; left out. Pass a folder of images")
+        return
     torch.set_num_threads(1)
     source = open_source(arguments.data).train
     environment = fingerprint().model_dump()
