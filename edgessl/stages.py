@@ -159,9 +159,9 @@ class _Training(Verb):
 
         return RunDirectory.is_run(out)
 
+    @abstractmethod
     def own(self, settings: Mapping[str, Any]) -> type[pydantic.BaseModel]:
         """The settings of the method or of the distillation."""
-        raise NotImplementedError
 
     def models(self, settings: Mapping[str, Any]) -> Sequence[type[pydantic.BaseModel]]:
         from edgessl.pretraining.options import ExecutionOptions, TrainerOptions
