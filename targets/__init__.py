@@ -3,14 +3,27 @@
 from edgessl.targets.description import Description, Summary, describe, summaries
 from edgessl.targets.host import HostFacts, detect
 from edgessl.targets.loader import list_targets, load_target
-from edgessl.targets.model import CandidateSpec, HardwareFact, Quantization, Target
+from edgessl.targets.model import (
+    CandidateSpec,
+    HardwareFact,
+    IntelNpu,
+    Nvidia,
+    Qualcomm,
+    Quantization,
+    ShapeRules,
+    Target,
+)
 
 __all__ = [
     "CandidateSpec",
     "Description",
     "HardwareFact",
     "HostFacts",
+    "IntelNpu",
+    "Nvidia",
+    "Qualcomm",
     "Quantization",
+    "ShapeRules",
     "Summary",
     "Target",
     "describe",

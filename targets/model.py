@@ -10,10 +10,25 @@ from typing_extensions import Self
 from edgessl.config import Options
 from edgessl.targets.host import HostFacts
 
-__all__ = ["CandidateSpec", "HardwareFact", "Quantization", "Target"]
+__all__ = [
+    "CandidateSpec",
+    "HardwareFact",
+    "IntelNpu",
+    "Nvidia",
+    "Qualcomm",
+    "Quantization",
+    "ShapeRules",
+    "Target",
+]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-Precision = Literal["fp32", "bf16", "fp16", "int8", "a16w8"]
+Family = Literal["cpu", "gpu-intel", "nvidia", "npu-intel", "npu-qualcomm"]
+FloatPrecision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "a16w8", "w8", "w4"]
+Scheme = Literal["u8s8", "s8s8", "nncf", "qnn", "tensorrt", "tensorrt-dla", "weight-only"]
+OptionValue = bool | int | float | str
+
+_QUANTIZED = ("int8", "a16w8", "w8", "w4")
 
 
 class CandidateSpec(Options):
@@ -21,27 +36,33 @@ class CandidateSpec(Options):
 
     Attributes:
         engine: Name in the runtime's registry of engines.
-        precision: Precision of the arithmetic.
+        precision: Precision of the arithmetic; ``"w8"`` and ``"w4"`` quantize weights only.
         scheme: Quantization scheme: ``"u8s8"`` is unsigned activations and signed weights,
-            ``"nncf"`` leaves placement and types to NNCF; None where nothing is quantized.
+            ``"nncf"`` leaves placement and types to NNCF, the others are named for the engine
+            whose rules they follow; None where nothing is quantized.
+        remainder: Precision of what stays in floating point beside integers; None is float32.
         requires: CPU features (as `HostFacts.features` names them) without which the candidate is
-            not tried.
+            not tried on a host that is the target.
     """
 
     engine: str
     precision: Precision
-    scheme: Literal["u8s8", "s8s8", "nncf"] | None = None
+    scheme: Scheme | None = None
+    remainder: FloatPrecision | None = None
     requires: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """``engine-precision``, with the scheme where there is one: ``onnxruntime-int8-u8s8``."""
-        return "-".join(part for part in (self.engine, self.precision, self.scheme) if part)
+        """``engine-precision-scheme-remainder`` without what is not there."""
+        parts = (self.engine, self.precision, self.scheme, self.remainder)
+        return "-".join(part for part in parts if part)
 
     @model_validator(mode="after")
     def _scheme_with_integers(self) -> Self:
-        if (self.scheme is not None) != (self.precision in ("int8", "a16w8")):
-            raise ValueError("a scheme belongs to int8 and a16w8, and only to these")
+        if (self.scheme is not None) != (self.precision in _QUANTIZED):
+            raise ValueError(f"a scheme belongs to {', '.join(_QUANTIZED)}, and only to these")
+        if self.remainder is not None and self.scheme is None:
+            raise ValueError("a remainder belongs to a quantized precision")
         return self
 
 
@@ -52,11 +73,13 @@ class Quantization(Options):
         per_channel: One weight scale per output channel.
         reduce_range: 7-bit weights: ``"without_vnni"`` where 8-bit products overflow 16 bits.
         calibration_samples: Samples that set the ranges.
+        method: How a range is chosen from what activations were seen to be.
     """
 
     per_channel: bool = True
     reduce_range: Literal["always", "never", "without_vnni"] = "without_vnni"
     calibration_samples: Annotated[int, Field(ge=1)] = 300
+    method: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
 
 
 class HardwareFact(Options):
@@ -67,6 +90,48 @@ class HardwareFact(Options):
     source: HttpUrl | None = None
 
 
+class ShapeRules(Options):
+    """What the device wants of shapes.
+
+    Attributes:
+        static: Every dimension must be fixed when the model is compiled.
+        max_rank: Most dimensions of a tensor; None if there is no limit.
+    """
+
+    static: bool = False
+    max_rank: Annotated[int, Field(ge=1)] | None = None
+
+
+class Qualcomm(Options):
+    """A Snapdragon or Dragonwing chip with a Hexagon NPU.
+
+    Attributes:
+        soc: Key of the table in `edgessl.targets.qualcomm`.
+    """
+
+    soc: str
+
+
+class Nvidia(Options):
+    """A GPU that TensorRT builds for.
+
+    Attributes:
+        compute_capability: ``"8.7"``; None if any will do.
+        dla_core: Deep-learning accelerator that runs what it can; None for the GPU alone.
+        tensorrt: Versions that the device's software releases bring, ``"10.3"``.
+    """
+
+    compute_capability: Annotated[str, Field(pattern=r"^\d+\.\d+$")] | None = None
+    dla_core: Annotated[int, Field(ge=0, le=1)] | None = None
+    tensorrt: tuple[str, ...] = ()
+
+
+class IntelNpu(Options):
+    """An Intel NPU; ``platform`` is OpenVINO's ``NPU_PLATFORM``."""
+
+    platform: Annotated[str, Field(pattern=r"^\d{4}$")]
+
+
 class Target(Options):
     """One device, or one family of devices.
 
@@ -74,21 +139,33 @@ class Target(Options):
         name: How ``--target`` calls it.
         arch: Machine as ``uname -m`` says; ``"any"`` for a target that adapts to its host.
         requires: CPU features without which nothing of this target runs.
-        candidates: What `edgessl compile` tries, best guess first.
+        candidates: What `edgessl compile` tries. Where the device is not at hand to measure, the
+            first that passes the fidelity gate is chosen: list the fastest first.
+        engine_options: Engine → options that all its candidates share.
+        shapes: What the device wants of shapes.
         min_fidelity: Least mean cosine to the float32 model that passes.
         min_neighbour_agreement: Least mean share of common 10-nearest neighbours that passes.
+        min_sqnr_db: Least signal-to-quantization-noise ratio of each output, for models that are
+            not encoders.
+        hardware: Published figures about the device, by name.
         extends: Name or path of the target whose keys this one starts from.
     """
 
     name: Name
     description: str
-    family: Literal["cpu"]
+    family: Family
     arch: Literal["x86_64", "aarch64", "any"]
     requires: tuple[str, ...] = ()
     candidates: Annotated[tuple[CandidateSpec, ...], Field(min_length=1)]
+    engine_options: dict[str, dict[str, OptionValue]] = Field(default_factory=dict)
     quantization: Quantization = Quantization()
+    shapes: ShapeRules = ShapeRules()
+    qualcomm: Qualcomm | None = None
+    nvidia: Nvidia | None = None
+    intel_npu: IntelNpu | None = None
     min_fidelity: Annotated[float, Field(gt=0, le=1)] = 0.98
     min_neighbour_agreement: Annotated[float, Field(ge=0, le=1)] = 0.7
+    min_sqnr_db: Annotated[float, Field(ge=0)] = 15.0
     hardware: dict[str, HardwareFact] = Field(default_factory=dict)
     extends: str | None = None
 
@@ -98,6 +175,14 @@ class Target(Options):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"candidate {twice[0]} is listed twice")
+        return self
+
+    @model_validator(mode="after")
+    def _chip_of_the_family(self) -> Self:
+        chips = {"npu-qualcomm": "qualcomm", "nvidia": "nvidia", "npu-intel": "intel_npu"}
+        for family, table in chips.items():
+            if (getattr(self, table) is not None) != (self.family == family):
+                raise ValueError(f"the table '{table}' belongs to the family {family}, and to it")
         return self
 
     def runs_here(self, host: HostFacts) -> str | None:
@@ -110,9 +195,10 @@ class Target(Options):
         return None
 
     def reduces_range(self, host: HostFacts) -> bool:
-        """Tell whether weights keep to 7 bits on a host."""
+        """Tell whether weights keep to 7 bits; of a device that is not here VNNI is as required."""
         if self.quantization.reduce_range == "without_vnni":
-            return not host.has_vnni
+            known = host.features if self.runs_here(host) is None else set(self.requires)
+            return "vnni" not in known and self.arch != "aarch64"
         return self.quantization.reduce_range == "always"
 
     def restricted(self, host: HostFacts) -> tuple[CandidateSpec, ...]:

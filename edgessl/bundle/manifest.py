@@ -20,8 +20,13 @@ __all__ = [
     "Fidelity",
     "FileEntry",
     "Manifest",
+    "NativeRecord",
+    "OutputFidelity",
     "Provenance",
+    "Requirements",
+    "StandIn",
     "TensorSpec",
+    "Variant",
     "parse_manifest",
 ]
 
@@ -56,8 +61,21 @@ class EngineSpec(Options):
     options: dict[str, OptionValue] = Field(default_factory=dict)
 
 
+class OutputFidelity(Options):
+    """Closeness of one output; the fields are those of `Fidelity`."""
+
+    name: str
+    cosine_mean: float
+    cosine_p1: float
+    centred_cosine_mean: float
+    neighbour_agreement: float
+    sqnr_db: float | None
+
+
 class Fidelity(Options):
     """Closeness to the float32 model on held-out samples, measured without labels.
+
+    With several outputs each figure is that of the worst.
 
     Attributes:
         samples: Number of held-out samples N.
@@ -66,6 +84,9 @@ class Fidelity(Options):
         cosine_p1: 1st percentile of the same.
         centred_cosine_mean: Mean cosine after subtracting the reference's mean embedding.
         neighbour_agreement: Mean share of common members among the 10 nearest neighbours.
+        sqnr_db: Signal-to-quantization-noise ratio, 10 log10(Σ reference² / Σ difference²) over all
+            samples, in decibels; None where there is no difference.
+        outputs: The same for each output.
     """
 
     samples: int
@@ -74,6 +95,8 @@ class Fidelity(Options):
     cosine_p1: float
     centred_cosine_mean: float
     neighbour_agreement: float
+    sqnr_db: float | None = None
+    outputs: tuple[OutputFidelity, ...] = ()
 
 
 class Candidate(Options):
@@ -105,6 +128,91 @@ class Canaries(Options):
     min_cosine: float
 
 
+class StandIn(Options):
+    """How a machine that is not the device computes the same.
+
+    Attributes:
+        kind: ``"emulator"`` is the engine's own model of the device's arithmetic, ``"host"``
+            another engine with the same integers.
+        engine: What runs it.
+        model: Member path of the file that it opens.
+    """
+
+    kind: Literal["emulator", "host"]
+    engine: EngineSpec
+    model: MemberPath
+
+
+class Requirements(Options):
+    """What a machine must be to run the bundle; None and empty mean: anything.
+
+    Attributes:
+        arch: Machine as ``uname -m`` says.
+        cpu_features: Names as in `edgessl.targets.HostFacts`.
+        engine_min_version: Oldest engine that runs it, ``"10.3"``.
+        engine_version: Prefix of the engine's version if it must be that very one.
+        soc: Qualcomm's name of the chip.
+        htp_arch: Version of the Hexagon tensor processor.
+        qairt: Version of Qualcomm's AI runtime that the binary was made with.
+        compute_capability: Of the NVIDIA GPU, ``"8.7"``.
+        driver: Version of the driver that an engine was built under.
+        dla: The device must have a deep-learning accelerator.
+        npu_platform: Of the Intel NPU, ``"4000"``.
+    """
+
+    arch: str | None = None
+    cpu_features: tuple[str, ...] = ()
+    engine_min_version: str | None = None
+    engine_version: str | None = None
+    soc: str | None = None
+    htp_arch: int | None = None
+    qairt: str | None = None
+    compute_capability: str | None = None
+    driver: str | None = None
+    dla: bool = False
+    npu_platform: str | None = None
+
+
+class Variant(Options):
+    """Another build of the same model, which `finalize` measures on the device beside the first.
+
+    It takes and gives the same arrays as the bundle's first build.
+    """
+
+    name: str
+    precision: str
+    engine: EngineSpec
+    model: MemberPath
+    fidelity: Fidelity | None
+    canaries: Canaries | None
+    stand_ins: tuple[StandIn, ...] = ()
+    requirements: Requirements = Requirements()
+
+
+class NativeRecord(Options):
+    """How `finalize` made the bundle native.
+
+    Attributes:
+        user: Who ran it.
+        host: Name of the machine.
+        finalized_at: When, ISO 8601 in UTC.
+        machine: What it is, ``"NVIDIA Jetson Orin Nano"``.
+        versions: Engine, driver and firmware → version.
+        latency_p50_ms: Of the chosen build and settings.
+        latency_p90_ms: The same.
+        canary_cosine: Least cosine to the reference outputs.
+    """
+
+    user: str
+    host: str
+    finalized_at: str
+    machine: str
+    versions: dict[str, str]
+    latency_p50_ms: float
+    latency_p90_ms: float
+    canary_cosine: float
+
+
 class Provenance(Options):
     """Where the bundle came from."""
 
@@ -133,6 +241,10 @@ class Manifest(Options):
         model: Member path of the file that the engine opens.
         batch_size: Samples per engine call; None if the graph takes any number.
         embedding_dim: D of the ``(N, D)`` output; None for models that are not encoders.
+        requirements: What the machine must be.
+        stand_ins: How other machines compute the same.
+        variants: Other builds; `finalize` measures them too and keeps the fastest.
+        native: How the bundle was finished on its device; None if it was not.
     """
 
     schema_version: Literal[1] = 1
@@ -150,6 +262,10 @@ class Manifest(Options):
     candidates: tuple[Candidate, ...] = ()
     canaries: Canaries | None
     provenance: Provenance
+    requirements: Requirements = Requirements()
+    stand_ins: tuple[StandIn, ...] = ()
+    variants: tuple[Variant, ...] = ()
+    native: NativeRecord | None = None
     files: tuple[FileEntry, ...] = ()
 
     def to_json(self) -> str:

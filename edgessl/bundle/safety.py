@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Collection
 from typing import BinaryIO
 
-from edgessl.bundle.manifest import Manifest
+from edgessl.bundle.manifest import Manifest, Variant
 from edgessl.bundle.zip_format import MAX_MEMBERS, Member, central_directory, local_header
 from edgessl.errors import BundleError
 
@@ -143,10 +143,14 @@ def check_references(manifest: Manifest, where: str) -> None:
     """Check that the files which the manifest names are among its members.
 
     Raises:
-        BundleError: The model or a canary file is not.
+        BundleError: A model or a canary file is not.
     """
-    canaries = manifest.canaries
-    named = [manifest.model, *([canaries.inputs, canaries.outputs] if canaries else [])]
+    named = []
+    builds: list[Manifest | Variant] = [manifest, *manifest.variants]
+    for build in builds:
+        named += [build.model, *(stand_in.model for stand_in in build.stand_ins)]
+        if build.canaries is not None:
+            named += [build.canaries.inputs, build.canaries.outputs]
     listed = {entry.path for entry in manifest.files}
     for name in named:
         if name not in listed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -42,13 +43,24 @@ class Worker:
     Args:
         folder: Existing work folder: the child's current and temporary folder.
         threads: What math libraries in the child may use; 0 leaves their default.
+        timeout_s: Longest that one request may take; None waits for ever.
+        memory_bytes: Most address space that the child may have; None sets no limit.
     """
 
-    def __init__(self, folder: Path, *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        threads: int = 0,
+        timeout_s: float | None = None,
+        memory_bytes: int | None = None,
+    ) -> None:
+        self._timeout_s = timeout_s
         self._log: IO[bytes] = open(folder / "worker.log", "a+b")  # noqa: SIM115
+        limits = [] if memory_bytes is None else [str(memory_bytes)]
         # The current folder comes first on the child's path, so it must not be the user's.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgessl.compiler.worker"],
+            [sys.executable, "-m", "edgessl.compiler.worker", *limits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -75,7 +87,7 @@ class Worker:
             line = json.dumps({"operation": operation, "arguments": arguments})
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
-            answer = self._process.stdout.readline()
+            answer = self._answer(self._process.stdout, operation)
         except BrokenPipeError:
             answer = ""
         if not answer:
@@ -87,6 +99,20 @@ class Worker:
         if isinstance(kind, type) and issubclass(kind, EdgeSSLError):
             raise kind(reply["message"])
         raise WorkerFailure(f"{reply['error']}: {reply['message']}")
+
+    def _answer(self, pipe: IO[str], operation: str) -> str:
+        """One line; the answer is the only thing in the pipe, so waiting for bytes is enough."""
+        if self._timeout_s is None:
+            return pipe.readline()
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            if not selector.select(self._timeout_s):
+                self._process.kill()
+                raise WorkerFailure(
+                    f"took more than {self._timeout_s:g} s for '{operation}' and was ended",
+                    self._last_line(),
+                )
+        return pipe.readline()
 
     def close(self) -> None:
         """End the process, whatever it is doing, and wait until it is gone."""
@@ -119,15 +145,28 @@ class Worker:
                 how = f"signal {-code}"
         if how == "SIGKILL":
             how += ", out of memory?"
+        return WorkerFailure(f"crashed ({how})", self._last_line())
+
+    def _last_line(self) -> str:
+        """What the child said last; the whole log is ``worker.log`` in the work folder."""
         self._log.seek(0)
         lines = self._log.read().decode("utf-8", "replace").split("\n")
         said = [" ".join(line.split())[:160] for line in lines if line.strip()]
-        return WorkerFailure(f"crashed ({how})", said[-1] if said else "")
+        return said[-1] if said else ""
 
 
-def ask(folder: Path, operation: str, /, *, threads: int = 0, **arguments: Any) -> Any:
-    """Run one operation in a worker of its own; see `Worker.request`."""
-    with Worker(folder, threads=threads) as worker:
+def ask(
+    folder: Path,
+    operation: str,
+    /,
+    *,
+    threads: int = 0,
+    timeout_s: float | None = None,
+    memory_bytes: int | None = None,
+    **arguments: Any,
+) -> Any:
+    """Run one operation in a worker of its own; see `Worker` and `Worker.request`."""
+    with Worker(folder, threads=threads, timeout_s=timeout_s, memory_bytes=memory_bytes) as worker:
         return worker.request(operation, **arguments)
 
 

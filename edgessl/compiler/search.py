@@ -178,11 +178,13 @@ class Search:
         request = BuildRequest(
             graph=self.graph,
             candidate=spec,
+            target=self.target,
+            here=self.target.runs_here(self.host) is None,
             calibration=str(self.calibration.folder),
             folder=str(folder),
             threads=self.threads,
-            per_channel=self.target.quantization.per_channel,
             reduce_range=self.target.reduces_range(self.host),
+            method=self.target.quantization.method,
             seed=self.seed,
         )
         built = Built.model_validate(

@@ -1,10 +1,14 @@
-"""The child's end: ``python -m edgessl.compiler.worker``, one JSON line per request and answer."""
+"""The child's end: one JSON line per request and answer.
+
+``python -m edgessl.compiler.worker [BYTES]`` limits its own address space to so many bytes.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 from typing import Any
@@ -20,6 +24,8 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Answer requests until the input ends."""
     _die_with_parent()
+    if len(sys.argv) > 1:
+        resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
     # The parent ends this process on Ctrl-C; a traceback of its own would only confuse.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # nncf imports torch where it is installed, which costs 300 MB and a second for nothing.

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from contracts.compiling import target_of
 from contracts.onnx_models import cnn_inputs, write_cnn
 from edgessl.compiler.backends import BACKENDS, BuildRequest, Built
 from edgessl.compiler.calibration import ArrayCalibration, store
@@ -112,12 +113,12 @@ class Bench:
         request = BuildRequest(
             graph=self._graph,
             candidate=spec,
+            target=target_of(spec),
+            here=True,
             calibration=str(self._samples.folder),
             folder=str(folder),
             threads=1,
-            per_channel=True,
             reduce_range=False,
-            seed=0,
         )
         answer = ask(folder, "build", request=request.model_dump(mode="json"))
         return Built.model_validate(answer), folder

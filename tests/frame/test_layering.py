@@ -55,7 +55,8 @@ ROOMS: dict[str, set[str]] = {
     "kernels": set(),
     "targets": {"config", "errors"},
     "bundle": BASE | {"targets"},
-    "runtime": BASE | {"bundle"},
+    # What this machine is (targets.host) decides what may be opened on it.
+    "runtime": BASE | {"bundle", "targets"},
     "compiler": DEVICE,
     "benchmarking": DEVICE,
     "data": BASE,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
-from edgessl.bundle.manifest import OptionValue
+from pydantic import Field
+
+from edgessl.bundle.manifest import OptionValue, Requirements, StandIn
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.quantizers import QUANTIZERS, QuantizationJob
 from edgessl.compiler.samples import Samples
 from edgessl.config import Options
 from edgessl.errors import TargetError
 from edgessl.registry import Registry
-from edgessl.targets import CandidateSpec
+from edgessl.targets import CandidateSpec, Target
 
 __all__ = ["BACKENDS", "Backend", "BuildRequest", "Built"]
 
@@ -23,22 +25,36 @@ class BuildRequest(Options):
     Attributes:
         graph: The checked float graph.
         candidate: Engine, precision and scheme to build.
+        target: The device.
+        here: True if this machine is such a device, so that its engine can be asked.
         calibration: Folder of the calibration `Samples`.
         folder: An empty folder for the results.
         threads: Threads that the engine will run with; 0 is all physical cores.
-        per_channel: Weight scales per output channel, from the target.
         reduce_range: Weights keep to 7 bits, for CPUs whose 8-bit products saturate.
+        method: How activation ranges are chosen: ``"minmax"``, ``"percentile"``, ``"mse"`` or
+            ``"entropy"``.
+        keep_float: Names of nodes that stay in floating point.
+        settings: What the user says about toolchains, by name (``"npu_compiler"`` → a path).
         seed: Seed for whatever draws at random.
     """
 
     graph: GraphInfo
     candidate: CandidateSpec
+    target: Target
+    here: bool
     calibration: str
     folder: str
     threads: int
-    per_channel: bool
     reduce_range: bool
-    seed: int
+    method: str = "minmax"
+    keep_float: tuple[str, ...] = ()
+    settings: dict[str, str] = Field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def options(self) -> dict[str, OptionValue]:
+        """Engine options that the target asks for."""
+        return self.target.engine_options.get(self.candidate.engine, {})
 
     def quantize(self) -> tuple[Path, dict[str, str]]:
         """Run the quantizer of the candidate's scheme: the integer graph, and package versions."""
@@ -49,8 +65,12 @@ class BuildRequest(Options):
             samples=Samples(Path(self.calibration)),
             folder=Path(self.folder),
             scheme=self.candidate.scheme,
-            per_channel=self.per_channel,
+            precision=self.candidate.precision,
+            remainder=self.candidate.remainder,
+            per_channel=self.target.quantization.per_channel,
             reduce_range=self.reduce_range,
+            method=self.method,
+            keep_float=self.keep_float,
         )
         return QUANTIZERS.get(self.candidate.scheme).quantize(job)
 
@@ -63,12 +83,22 @@ class Built(Options):
         files: Names of all files that go into the bundle, ``model`` among them.
         options: Engine options, as `edgessl.runtime.open_session` takes them.
         toolchain: Package → version of what took part.
+        kind: ``"portable"`` if `finalize` must finish it on the device.
+        version: Version of the engine that it is for; empty to ask the one that is here.
+        stand_ins: How a machine that is not the device computes the same, best first; the file
+            names are among ``files``. Fidelity is measured with the first where the device is not
+            at hand. None are needed where the engine runs anywhere as it is.
+        requirements: What the machine must be to run it.
     """
 
     model: str
     files: tuple[str, ...]
     options: dict[str, OptionValue]
     toolchain: dict[str, str]
+    kind: Literal["native", "portable"] = "native"
+    version: str = ""
+    stand_ins: tuple[StandIn, ...] = ()
+    requirements: Requirements = Requirements()
 
 
 class Backend(Protocol):

@@ -22,16 +22,25 @@ class QuantizationJob:
         samples: Calibration inputs.
         folder: Where the integer graph goes.
         scheme: Name under which the quantizer was found (``"u8s8"``, ``"nncf"``).
+        precision: ``"int8"``, ``"a16w8"``, ``"w8"`` or ``"w4"``.
+        remainder: Precision of what stays in floating point; None is float32.
         per_channel: One weight scale per output channel instead of one per tensor.
         reduce_range: Weights keep to 7 bits, for CPUs whose 8-bit products saturate.
+        method: How activation ranges are chosen: ``"minmax"``, ``"percentile"``, ``"mse"`` or
+            ``"entropy"``.
+        keep_float: Names of nodes that stay in floating point.
     """
 
     graph: GraphInfo
     samples: Samples
     folder: Path
     scheme: str
+    precision: str
+    remainder: str | None
     per_channel: bool
     reduce_range: bool
+    method: str
+    keep_float: tuple[str, ...]
 
 
 class Quantizer(Protocol):
