@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from edgessl.compiler.calibration import (
+    Calibration,
     CalibrationInput,
     OpenData,
     open_calibration,
     split_indices,
     store,
 )
+from edgessl.compiler.choice import choose
 from edgessl.compiler.fidelity import Gate
 from edgessl.compiler.graph_info import GraphInfo
-from edgessl.compiler.packing import finish
-from edgessl.compiler.process import Worker, WorkerFailure
+from edgessl.compiler.identity import compilation_key
+from edgessl.compiler.mixed import rescue
+from edgessl.compiler.packing import embedding_dim, finish, reuse
+from edgessl.compiler.process import Worker, WorkerFailure, ask
 from edgessl.compiler.report import CompileReport
 from edgessl.compiler.samples import Samples
-from edgessl.compiler.search import Search, select_candidates
+from edgessl.compiler.search import Limits, Search, select_candidates
+from edgessl.compiler.work import Done, Work, keep_finished, open_work, recall_finished
 from edgessl.config import Options, build_options
-from edgessl.errors import ModelError, UnavailableError
-from edgessl.files import output_errors
+from edgessl.errors import ModelError
+from edgessl.files import atomic_path, output_errors
 from edgessl.progress import Progress, ProgressEvent, silent
 from edgessl.targets import Target, detect, load_target
 
 __all__ = ["CompileOptions", "compile_model"]
+
+Indices = NDArray[np.int64]
+_MEMORY_SHARE = 0.9
+"""Of the machine's memory, what a worker may use: a model that wants more fails alone."""
 
 
 class CompileOptions(Options):
@@ -44,6 +56,12 @@ class CompileOptions(Options):
         seed: Draws the samples.
         threads: Engine threads; 0 is all physical cores.
         batch_size: Samples per engine call.
+        method: How activation ranges are chosen; None takes the target's way.
+        max_float_layers: Most layers that mixed precision puts back into floating point where
+            integers miss the gate narrowly.
+        npu_compiler: Library (or its folder) with which OpenVINO compiles for an Intel NPU that is
+            not here.
+        timeout_s: Longest time that one step of one candidate may take.
         max_corrupt: Share of unreadable calibration samples that is tolerated.
         remeasure: Measure latency anew even if the same candidates were measured here before.
     """
@@ -56,6 +74,10 @@ class CompileOptions(Options):
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
+    method: Literal["minmax", "percentile", "mse", "entropy"] | None = None
+    max_float_layers: Annotated[int, Field(ge=0, le=1000)] = 6
+    npu_compiler: str | None = None
+    timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     max_corrupt: Annotated[float, Field(ge=0, le=1)] = 0.01
     remeasure: bool = False
 
@@ -72,6 +94,13 @@ def compile_model(
     progress: Progress = silent,
 ) -> CompileReport:
     """Compile and quantize a model, check it without labels, keep the fastest that passes.
+
+    Where this machine is such a device, candidates are measured on its engine. Elsewhere they are
+    checked with an emulator or another engine that computes with the same integers, and what only
+    the device can do is left to `edgessl.runtime.finalize`.
+
+    The same inputs give the same bundle, from a cache; an interrupted compilation goes on at the
+    step it had reached.
 
     Args:
         model: The ``.onnx`` file.
@@ -92,49 +121,88 @@ def compile_model(
         DataError: The calibration input does not fit the model.
         TargetError: Unknown target, or it has no such candidate.
         FidelityGateError: Candidates run, but none passes the gate; nothing is written.
-        UnavailableError: This machine cannot run the target, or the engine is not installed.
+        UnavailableError: An engine is not installed here.
         OutputError: The bundle cannot be written.
     """
     options = build_options(CompileOptions, overrides or {}, where="compile")
     device = target if isinstance(target, Target) else load_target(target)
     candidates = select_candidates(device, precision=options.precision, engine=options.engine)
-    host = detect()
-    obstacle = device.runs_here(host)
-    if obstacle is not None:
-        raise UnavailableError(
-            f"{obstacle}; fidelity and latency are measured on the real engine, so compile there"
-        )
     _check_writable(Path(out))
     with (
         output_errors(Path(tempfile.gettempdir())),
-        tempfile.TemporaryDirectory(prefix="edgessl-compile-") as name,
+        tempfile.TemporaryDirectory(prefix="edgessl-compile-") as inbox,
     ):
-        folder = Path(name)
-        with Worker(folder) as worker:
-            graph = _inspect(worker, Path(model), folder, options)
-            parts = _split(calibration, graph, folder, device, options, open_data, progress)
-            reference = _reference(worker, graph, parts[1], folder, options)
-            # Last, because a crash of the simplifier takes the worker with it.
-            simplified, remark = _simplify(worker, graph, parts[1], folder)
-        search = Search(
-            target=device,
-            host=host,
-            graph=simplified,
-            calibration=parts[0],
-            held_out=parts[1],
-            reference=reference,
-            gate=Gate.of(
-                options.min_fidelity or device.min_fidelity,
-                neighbour_agreement=device.min_neighbour_agreement,
-            ),
-            folder=folder,
-            threads=options.threads,
+        graph = _inspect(Path(model), Path(inbox), options)
+        source = open_calibration(calibration, graph, open_data=open_data)
+        parts = split_indices(
+            len(source),
+            samples=options.samples or device.quantization.calibration_samples,
+            held_out=options.held_out,
             seed=options.seed,
-            progress=progress,
         )
-        trials = search.run(candidates, remeasure=options.remeasure)
-        result = finish(search, trials, remark, Path(out), report)
+        key = compilation_key(graph, source, parts, device, options)
+        finished = None if key is None or options.remeasure else recall_finished(key)
+        if finished is not None:
+            return reuse(finished, Path(out), report, progress)
+        with open_work(key, progress) as work:
+            search = _prepare(work, graph, source, parts, device, options, progress)
+            trials = rescue(search, search.run(candidates), max_layers=options.max_float_layers)
+            trials = choose(search, trials, remeasure=options.remeasure)
+            result = finish(search, trials, _remark(work), Path(out), report)
+        if key is not None:
+            keep_finished(key, Path(out), result.model_dump(mode="json"), progress)
     return result
+
+
+def _prepare(
+    work: Work,
+    graph: GraphInfo,
+    source: Calibration,
+    parts: tuple[Indices, Indices],
+    device: Target,
+    options: CompileOptions,
+    progress: Progress,
+) -> Search:
+    """Store the samples, compute the reference, simplify the graph: what all candidates share."""
+    prepared = work.folder / "original.onnx"
+    if not prepared.exists():
+        with atomic_path(prepared) as temporary:
+            shutil.copyfile(graph.path, temporary)
+    graph = graph.model_copy(update={"path": str(prepared)})
+    count, held = (len(part) for part in parts)
+    message = f"{count} samples to calibrate, {held} held out to check"
+    progress(ProgressEvent("calibration", message=message))
+    samples, held_out = (
+        _stored(work, name, source, indices, graph, options, progress)
+        for name, indices in zip(("calibration", "held_out"), parts, strict=True)
+    )
+    reference = _reference(work, graph, held_out, options)
+    # A simplified graph may be the original's equal on real samples only, so they come first.
+    simplified = _simplified(work, graph, held_out)
+    host = detect()
+    encoder = graph.embedding_dim is not None or embedding_dim(reference) is not None
+    return Search(
+        target=device,
+        host=host,
+        obstacle=device.runs_here(host),
+        graph=simplified,
+        calibration=samples,
+        held_out=held_out,
+        reference=reference,
+        gate=Gate.of(
+            options.min_fidelity or device.min_fidelity,
+            neighbour_agreement=device.min_neighbour_agreement,
+            sqnr_db=device.min_sqnr_db if options.min_fidelity is None else None,
+            encoder=encoder,
+        ),
+        work=work,
+        threads=options.threads,
+        method=options.method or device.quantization.method,
+        settings={} if options.npu_compiler is None else {"npu_compiler": options.npu_compiler},
+        limits=_limits(options),
+        seed=options.seed,
+        progress=progress,
+    )
 
 
 def _check_writable(out: Path) -> None:
@@ -145,86 +213,94 @@ def _check_writable(out: Path) -> None:
             pass
 
 
-def _inspect(worker: Worker, model: Path, folder: Path, options: CompileOptions) -> GraphInfo:
-    values = _ask_model(
-        worker,
-        model,
-        "inspect",
-        model=str(model.absolute()),
-        out=str(folder / "original.onnx"),
-        batch_size=options.batch_size,
+def _limits(options: CompileOptions) -> Limits:
+    import psutil  # here, because importing it takes longer than asking it
+
+    return Limits(
+        timeout_s=options.timeout_s,
+        memory_bytes=int(_MEMORY_SHARE * psutil.virtual_memory().total),
     )
+
+
+def _inspect(model: Path, folder: Path, options: CompileOptions) -> GraphInfo:
+    limits = _limits(options)
+    with Worker(folder, timeout_s=limits.timeout_s, memory_bytes=limits.memory_bytes) as worker:
+        values = _ask_model(
+            worker,
+            model,
+            "inspect",
+            model=str(model.absolute()),
+            out=str(folder / "original.onnx"),
+            batch_size=options.batch_size,
+        )
     return GraphInfo.model_validate(values)
 
 
-def _split(
-    calibration: CalibrationInput,
+def _stored(
+    work: Work,
+    name: str,
+    source: Calibration,
+    indices: Indices,
     graph: GraphInfo,
-    folder: Path,
-    target: Target,
     options: CompileOptions,
-    open_data: OpenData | None,
     progress: Progress,
-) -> tuple[Samples, Samples]:
-    source = open_calibration(calibration, graph, open_data=open_data)
-    quantizing, held_out = split_indices(
-        len(source),
-        samples=options.samples or target.quantization.calibration_samples,
-        held_out=options.held_out,
-        seed=options.seed,
-    )
-    progress(
-        ProgressEvent(
-            "calibration",
-            message=f"{len(quantizing)} samples to calibrate, {len(held_out)} held out to check",
-        )
-    )
-    allowed = options.max_corrupt
-    return (
-        store(
-            source,
-            quantizing,
-            graph,
-            folder / "calibration",
-            max_corrupt=allowed,
-            progress=progress,
-        ),
-        store(source, held_out, graph, folder / "held_out", max_corrupt=allowed, progress=progress),
-    )
-
-
-def _reference(
-    worker: Worker, graph: GraphInfo, held_out: Samples, folder: Path, options: CompileOptions
 ) -> Samples:
-    out = folder / "reference"
-    _ask_model(
-        worker,
-        Path(graph.path),
-        "embed",
-        engine="onnxruntime",
-        model=graph.path,
-        options={"threads": options.threads},
-        samples=str(held_out.folder),
-        out=str(out),
-    )
+    place = work.folder / name
+    if work.recall(f"{name}-stored", Done) is None:
+        shutil.rmtree(place, ignore_errors=True)
+        corrupt = options.max_corrupt
+        store(source, indices, graph, place, max_corrupt=corrupt, progress=progress)
+        work.keep(f"{name}-stored", Done())
+    return Samples(place)
+
+
+def _reference(work: Work, graph: GraphInfo, held_out: Samples, options: CompileOptions) -> Samples:
+    out = work.folder / "reference"
+    if work.recall("reference-computed", Done) is None:
+        shutil.rmtree(out, ignore_errors=True)
+        with Worker(work.folder, timeout_s=options.timeout_s) as worker:
+            _ask_model(
+                worker,
+                Path(graph.path),
+                "embed",
+                engine="onnxruntime",
+                model=graph.path,
+                options={"threads": options.threads},
+                samples=str(held_out.folder),
+                out=str(out),
+            )
+        work.keep("reference-computed", Done())
     return Samples(out)
 
 
-def _simplify(
-    worker: Worker, graph: GraphInfo, samples: Samples, folder: Path
-) -> tuple[GraphInfo, str]:
-    out = folder / "simplified.onnx"
-    try:
-        answer = worker.request(
-            "simplify",
-            graph=graph.model_dump(mode="json"),
-            out=str(out),
-            samples=str(samples.folder),
-        )
-    except WorkerFailure as failure:
-        return graph, f"kept as it is: onnxslim {failure.summary}"
-    kept = graph.model_copy(update={"path": str(out)}) if answer["written"] else graph
-    return kept, answer["remark"]
+class _Simplified(Options):
+    graph: GraphInfo
+    remark: str
+
+
+def _simplified(work: Work, graph: GraphInfo, samples: Samples) -> GraphInfo:
+    known = work.recall("simplified", _Simplified)
+    if known is None:
+        out = work.folder / "simplified.onnx"
+        try:
+            answer = ask(
+                work.folder,
+                "simplify",
+                graph=graph.model_dump(mode="json"),
+                out=str(out),
+                samples=str(samples.folder),
+            )
+            kept = graph.model_copy(update={"path": str(out)}) if answer["written"] else graph
+            known = _Simplified(graph=kept, remark=answer["remark"])
+        except WorkerFailure as failure:
+            known = _Simplified(graph=graph, remark=f"kept as it is: onnxslim {failure.summary}")
+        work.keep("simplified", known)
+    return known.graph
+
+
+def _remark(work: Work) -> str:
+    known = work.recall("simplified", _Simplified)
+    return known.remark if known else ""
 
 
 def _ask_model(worker: Worker, file: Path, operation: str, /, **arguments: Any) -> Any:

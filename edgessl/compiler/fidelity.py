@@ -3,16 +3,19 @@
 Cosines are taken per sample over the flattened output. A mean cosine alone hides two failures: a
 few samples that are far off (hence the 1st percentile) and outputs that share a large common
 offset, beside which any error looks small (hence the cosine after subtracting the reference's
-mean). Agreement of nearest neighbours is what retrieval and kNN see.
+mean). Agreement of nearest neighbours is what retrieval and kNN see. Models that are not encoders
+are judged by the signal-to-quantization-noise ratio of each output instead.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from edgessl.bundle.manifest import Fidelity
+from edgessl.bundle.manifest import Fidelity, OutputFidelity
 from edgessl.compiler.samples import Samples
 from edgessl.config import Options
 from edgessl.errors import ModelError
@@ -32,32 +35,52 @@ class Gate(Options):
     """Least figures that pass.
 
     Attributes:
+        encoder: True if outputs are embeddings, whose direction counts; the other figures then
+            decide. False for detectors and the like, whose values count: `sqnr_db` decides.
         cosine_mean: The minimum fidelity F itself.
         cosine_p1: 1 - 3 (1 - F).
         centred_cosine_mean: 1 - 5 (1 - F).
         neighbour_agreement: From the target.
+        sqnr_db: Signal-to-quantization-noise ratio of each output, in decibels.
     """
 
+    encoder: bool
     cosine_mean: float
     cosine_p1: float
     centred_cosine_mean: float
     neighbour_agreement: float
+    sqnr_db: float
 
     @classmethod
-    def of(cls, min_fidelity: float, *, neighbour_agreement: float) -> Self:
-        """The gate that belongs to a minimum fidelity F, the least mean cosine."""
+    def of(
+        cls,
+        min_fidelity: float,
+        *,
+        neighbour_agreement: float,
+        sqnr_db: float | None = None,
+        encoder: bool = True,
+    ) -> Self:
+        """The gate that belongs to a minimum fidelity F, the least mean cosine.
+
+        Noise at right angles to the signal turns it by the angle whose cosine is F where the
+        ratio is -10 log10(2 (1 - F)) decibels; that is the ratio if none is given.
+        """
         slack = 1.0 - min_fidelity
         return cls(
+            encoder=encoder,
             cosine_mean=min_fidelity,
             cosine_p1=round(1.0 - 3.0 * slack, _DIGITS),
             centred_cosine_mean=round(1.0 - 5.0 * slack, _DIGITS),
             neighbour_agreement=neighbour_agreement,
+            sqnr_db=_ratio_of(slack) if sqnr_db is None else sqnr_db,
         )
 
     def objection(self, fidelity: Fidelity) -> str | None:
         """Why the figures do not pass; None if they do."""
         if not fidelity.finite:
             return "outputs hold NaN or infinite values"
+        if not self.encoder:
+            return self._noisy_outputs(fidelity)
         checks = [
             ("cosine mean", fidelity.cosine_mean, self.cosine_mean),
             ("cosine p1", fidelity.cosine_p1, self.cosine_p1),
@@ -65,6 +88,15 @@ class Gate(Options):
             ("neighbour agreement", fidelity.neighbour_agreement, self.neighbour_agreement),
         ]
         failed = [f"{name} {have:.4g} < {want:.4g}" for name, have, want in checks if have < want]
+        return ", ".join(failed) or None
+
+    def _noisy_outputs(self, fidelity: Fidelity) -> str | None:
+        ratios = [(o.name, o.sqnr_db) for o in fidelity.outputs if o.sqnr_db is not None]
+        failed = [
+            f"SQNR of '{name}' {ratio:.4g} dB < {self.sqnr_db:g} dB"
+            for name, ratio in ratios
+            if ratio < self.sqnr_db
+        ]
         return ", ".join(failed) or None
 
 
@@ -82,43 +114,64 @@ def measure_fidelity(reference: Samples, candidate: Samples) -> Fidelity:
     have = {s.name: s.shape for s in candidate.streams}
     if want != have:
         raise ModelError(f"gives outputs {have}, the float32 model {want}")
-    figures = [_one_output(reference, candidate, name) for name in want]
-    if not all(f.finite for f in figures):
-        return _without_figures(reference.count)
+    outputs = []
+    for name in want:
+        output = _one_output(reference, candidate, name)
+        if output is None:
+            return _without_figures(reference.count)
+        outputs.append(output)
+    ratios = [o.sqnr_db for o in outputs if o.sqnr_db is not None]
     return Fidelity(
         samples=reference.count,
         finite=True,
-        cosine_mean=min(f.cosine_mean for f in figures),
-        cosine_p1=min(f.cosine_p1 for f in figures),
-        centred_cosine_mean=min(f.centred_cosine_mean for f in figures),
-        neighbour_agreement=min(f.neighbour_agreement for f in figures),
+        cosine_mean=min(o.cosine_mean for o in outputs),
+        cosine_p1=min(o.cosine_p1 for o in outputs),
+        centred_cosine_mean=min(o.centred_cosine_mean for o in outputs),
+        neighbour_agreement=min(o.neighbour_agreement for o in outputs),
+        sqnr_db=min(ratios, default=None),
+        outputs=tuple(outputs),
     )
 
 
-def _one_output(reference: Samples, candidate: Samples, name: str) -> Fidelity:
+def _one_output(reference: Samples, candidate: Samples, name: str) -> OutputFidelity | None:
+    """The figures of one output; None if the candidate's are not finite."""
     pairs = zip(reference.rows(name), candidate.rows(name), strict=True)
     cosines, wants, haves = [], [], []
+    signal = noise = 0.0
     for want, have in pairs:
         if not np.isfinite(want).all():
             raise ModelError(f"the float32 model gives NaN or infinite values in '{name}'")
         if not np.isfinite(have).all():
-            return _without_figures(reference.count)
+            return None
+        signal += float(want @ want)
+        noise += float((want - have) @ (want - have))
         cosines.append(_cosine(want[None], have[None])[0])
-        step = -(-want.size // _MAX_COLUMNS)
+        step = max(1, -(-want.size // _MAX_COLUMNS))
         wants.append(want[::step].astype(np.float32))
         haves.append(have[::step].astype(np.float32))
     want_all, have_all = np.stack(wants), np.stack(haves)
     if want_all.shape[1] == 1:
         want_all, have_all = _as_angles(want_all, have_all)
         cosines = list(_cosine(want_all, have_all))
-    return Fidelity(
-        samples=len(cosines),
-        finite=True,
+    return OutputFidelity(
+        name=name,
         cosine_mean=round(float(np.mean(cosines)), _DIGITS),
         cosine_p1=round(float(np.percentile(cosines, 1)), _DIGITS),
         centred_cosine_mean=round(_centred_cosine(want_all, have_all), _DIGITS),
         neighbour_agreement=round(_agreement(want_all, have_all), _DIGITS),
+        sqnr_db=_decibels(signal, noise),
     )
+
+
+def _ratio_of(slack: float) -> float:
+    return round(-10.0 * math.log10(2.0 * slack + _TINY), 2)
+
+
+def _decibels(signal: float, noise: float) -> float | None:
+    """10 log10(signal / noise); None without noise, and finite for a signal of zeros."""
+    if noise == 0.0:
+        return None
+    return round(10.0 * math.log10(max(signal, _TINY * noise) / noise), 2)
 
 
 def _without_figures(samples: int) -> Fidelity:

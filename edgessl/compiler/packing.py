@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from edgessl import __version__
 from edgessl.bundle.archive import pack
 from edgessl.bundle.arrays import save_arrays
-from edgessl.bundle.manifest import Canaries, EngineSpec, Manifest, Provenance
+from edgessl.bundle.manifest import (
+    Canaries,
+    EngineSpec,
+    Manifest,
+    Provenance,
+    Requirements,
+    Variant,
+)
 from edgessl.compiler.report import CompileReport, FidelityGateError
 from edgessl.compiler.samples import Samples
-from edgessl.compiler.search import Search, Trial
+from edgessl.compiler.search import Search
+from edgessl.compiler.trial import Trial
+from edgessl.compiler.work import Finished
 from edgessl.errors import ModelError, UnavailableError
-from edgessl.files import write_json
+from edgessl.files import atomic_path, write_json
+from edgessl.progress import Progress, ProgressEvent
 
-__all__ = ["finish"]
+__all__ = ["embedding_dim", "finish", "reuse"]
 
 _CANARIES = 4
+_INPUTS, _OUTPUTS = "canaries/inputs.npz", "canaries/outputs.npz"
 # The same engine on another CPU rounds differently; integers and bfloat16 amplify that.
 _CANARY_COSINE = {"fp32": 0.9999}
 _CANARY_COSINE_LOW_PRECISION = 0.99
@@ -37,7 +49,8 @@ def finish(
         bundle=None,
         size_bytes=None,
         target=search.target.name,
-        chosen=chosen.spec.name if chosen else None,
+        chosen=chosen.name if chosen else None,
+        measured=search.obstacle is None,
         graph=remark,
         calibration_samples=search.calibration.count,
         held_out_samples=search.held_out.count,
@@ -57,68 +70,122 @@ def finish(
     return report
 
 
+def reuse(
+    finished: Finished, out: Path, report_path: str | Path | None, progress: Progress
+) -> CompileReport:
+    """Write the bundle and the report of an earlier compilation with the same inputs."""
+    report = CompileReport.model_validate_json(Path(finished.report).read_bytes())
+    with atomic_path(out) as temporary:
+        shutil.copyfile(finished.bundle, temporary)
+    report = report.model_copy(update={"bundle": str(out)})
+    if report_path is not None:
+        write_json(Path(report_path), report.model_dump(mode="json"))
+    message = "same inputs as before: taken from the cache (remeasure=true makes it anew)"
+    progress(ProgressEvent("compile", message=message))
+    return report
+
+
 def _refuse(trials: list[Trial], report: CompileReport) -> None:
-    ran = [t for t in trials if t.fidelity is not None]
+    ran = [t for t in trials if t.outcome.fidelity is not None]
     if ran:
-        best = max(ran, key=lambda t: t.fidelity.cosine_mean if t.fidelity else 0.0)
+        best = max(ran, key=lambda t: t.outcome.fidelity.cosine_mean if t.outcome.fidelity else 0.0)
         raise FidelityGateError(
-            f"{report.target}: no candidate passes; the nearest, {best.spec.name}: {best.reason}; "
-            "try another precision, more calibration samples or a lower min_fidelity",
+            f"{report.target}: no candidate passes; the nearest, {best.name}: "
+            f"{best.outcome.reason}; try another precision, more calibration samples or a lower "
+            "min_fidelity",
             report,
         )
     first = trials[0]
-    kind = UnavailableError if all(t.unavailable for t in trials) else ModelError
-    raise kind(f"{report.target}: no candidate runs; {first.spec.name}: {first.reason}")
+    kind = UnavailableError if all(t.outcome.unavailable for t in trials) else ModelError
+    raise kind(f"{report.target}: no candidate runs; {first.name}: {first.outcome.reason}")
 
 
 def _write(search: Search, trials: list[Trial], chosen: Trial, out: Path) -> Manifest:
-    built, graph = chosen.built, search.graph
-    if built is None:
-        raise ValueError(f"{chosen.spec.name} is chosen but not built")
-    results = Samples(chosen.results)
+    graph, results = search.graph, Samples(chosen.results)
     by_row = all(s.batched for s in (*search.held_out.streams, *results.streams))
     # A model with a state or another unbatched input runs as it is, one call per sample.
     count = min(_CANARIES, results.count) if by_row else 1
-    inputs, outputs = (
-        part.read(0, count) if by_row else part.feeds(0) for part in (search.held_out, results)
-    )
+    members = _canaries(search.held_out, _INPUTS, count, by_row=by_row)
+    travelling = [
+        t
+        for t in trials
+        if t.status == "passed" and chosen.built.kind == t.built.kind == "portable"
+    ]
+    # Members are named for their place, so that the candidates' files do not meet.
+    for place, trial in [("", chosen), *((f"variants/{t.name}/", t) for t in travelling)]:
+        members |= {place + name: trial.folder / name for name in trial.built.files}
+        members |= _canaries(Samples(trial.results), place + _OUTPUTS, count, by_row=by_row)
+    versions = {} if chosen.outcome.runner is None else _version(chosen.outcome.runner)
     manifest = Manifest(
-        kind="native",
+        kind=chosen.built.kind,
         target=search.target.name,
         precision=chosen.spec.precision,
-        engine=EngineSpec(name=chosen.spec.engine, version=chosen.version, options=built.options),
-        model=built.model,
-        inputs=chosen.inputs,
-        outputs=chosen.outputs,
+        engine=chosen.engine,
+        model=chosen.built.model,
+        inputs=chosen.outcome.inputs,
+        outputs=chosen.outcome.outputs,
         batch_size=graph.batch_size if by_row else None,
-        embedding_dim=graph.embedding_dim or _embedding_dim(results),
+        embedding_dim=graph.embedding_dim or embedding_dim(results),
         preprocessing=graph.preprocessing,
-        fidelity=chosen.fidelity,
+        fidelity=chosen.outcome.fidelity,
         candidates=tuple(t.entry(stable=True) for t in trials),
-        canaries=Canaries(
-            inputs="canaries/inputs.npz",
-            outputs="canaries/outputs.npz",
-            samples=count,
-            min_cosine=_CANARY_COSINE.get(chosen.spec.precision, _CANARY_COSINE_LOW_PRECISION),
-        ),
+        canaries=_described(chosen, "", count),
         provenance=Provenance(
             edgessl_version=__version__,
             model_sha256=graph.sha256,
             calibration_sha256=search.calibration.sha256(),
             calibration_samples=search.calibration.count,
             seed=search.seed,
-            toolchain={**built.toolchain, chosen.spec.engine: chosen.version},
+            toolchain={**chosen.built.toolchain, **versions},
             lineage=graph.lineage,
         ),
+        requirements=_requirements(search, chosen),
+        stand_ins=chosen.built.stand_ins,
+        variants=tuple(_variant(t, count) for t in travelling),
     )
-    members: dict[str, Path | bytes] = {name: chosen.folder / name for name in built.files}
-    members["canaries/inputs.npz"] = save_arrays(inputs)
-    members["canaries/outputs.npz"] = save_arrays(outputs)
     return pack(out, manifest, members)
 
 
-def _embedding_dim(results: Samples) -> int | None:
-    """D where the only output is ``(N, D)`` of floats, whoever exported the model."""
+def _version(engine: EngineSpec) -> dict[str, str]:
+    return {engine.name: engine.version}
+
+
+def _requirements(search: Search, chosen: Trial) -> Requirements:
+    """What the backend says; of a build for this very CPU, that it is such a one."""
+    if search.obstacle is not None or search.target.family != "cpu":
+        return chosen.built.requirements
+    features = {*search.target.requires, *chosen.spec.requires}
+    needed = {"arch": search.host.arch, "cpu_features": tuple(sorted(features))}
+    return chosen.built.requirements.model_copy(update=needed)
+
+
+def _variant(trial: Trial, count: int) -> Variant:
+    place = f"variants/{trial.name}/"
+    return Variant(
+        name=trial.name,
+        precision=trial.spec.precision,
+        engine=trial.engine,
+        model=place + trial.built.model,
+        fidelity=trial.outcome.fidelity,
+        canaries=_described(trial, place, count),
+        stand_ins=tuple(
+            s.model_copy(update={"model": place + s.model}) for s in trial.built.stand_ins
+        ),
+        requirements=trial.built.requirements,
+    )
+
+
+def _canaries(samples: Samples, name: str, count: int, *, by_row: bool) -> dict[str, Path | bytes]:
+    return {name: save_arrays(samples.read(0, count) if by_row else samples.feeds(0))}
+
+
+def _described(trial: Trial, place: str, count: int) -> Canaries:
+    cosine = _CANARY_COSINE.get(trial.spec.precision, _CANARY_COSINE_LOW_PRECISION)
+    return Canaries(inputs=_INPUTS, outputs=place + _OUTPUTS, samples=count, min_cosine=cosine)
+
+
+def embedding_dim(results: Samples) -> int | None:
+    """D where the only output is ``(N, D)`` of floats, D > 1, whoever exported the model."""
     (first, *rest) = results.streams
     is_row = first.batched and len(first.shape) == 1 and first.dtype.startswith("float")
-    return first.shape[0] if is_row and not rest else None
+    return first.shape[0] if is_row and first.shape[0] > 1 and not rest else None

@@ -44,7 +44,7 @@ class Worker:
         folder: Existing work folder: the child's current and temporary folder.
         threads: What math libraries in the child may use; 0 leaves their default.
         timeout_s: Longest that one request may take; None waits for ever.
-        memory_bytes: Most address space that the child may have; None sets no limit.
+        memory_bytes: Most memory that the child may have; None sets no limit.
     """
 
     def __init__(

@@ -20,6 +20,7 @@ class CompileReport(Options):
         size_bytes: Its size.
         target: Name of the target.
         chosen: Name of the candidate in the bundle.
+        measured: True if candidates were timed; False where this machine is no such device.
         graph: What became of the simplification.
         calibration_samples: Samples that set integer ranges.
         held_out_samples: Samples that the gate judged by.
@@ -34,6 +35,7 @@ class CompileReport(Options):
     size_bytes: int | None
     target: str
     chosen: str | None
+    measured: bool
     graph: str
     calibration_samples: int
     held_out_samples: int

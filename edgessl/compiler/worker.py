@@ -1,6 +1,6 @@
 """The child's end: one JSON line per request and answer.
 
-``python -m edgessl.compiler.worker [BYTES]`` limits its own address space to so many bytes.
+``python -m edgessl.compiler.worker [BYTES]`` limits its own memory (``RLIMIT_DATA``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
     """Answer requests until the input ends."""
     _die_with_parent()
     if len(sys.argv) > 1:
-        resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
+        resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[1]),) * 2)
     # The parent ends this process on Ctrl-C; a traceback of its own would only confuse.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # nncf imports torch where it is installed, which costs 300 MB and a second for nothing.

@@ -132,3 +132,29 @@ def test_the_gate_names_each_figure_that_fails() -> None:
     assert gate.objection(found) == "cosine p1 0.93 < 0.94, neighbour agreement 0.6 < 0.7"
     passing = found.model_copy(update={"cosine_p1": 0.94, "neighbour_agreement": 0.7})
     assert gate.objection(passing) is None
+
+
+def test_the_noise_ratio_equals_the_formula(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    want = rng.standard_normal((30, 5, 7)).astype(np.float32).astype(np.float64)
+    have = (want + 0.1 * rng.standard_normal(want.shape)).astype(np.float32).astype(np.float64)
+    found = _measure(tmp_path, want, have)
+    expected = 10 * np.log10((want**2).sum() / ((want - have) ** 2).sum())
+    assert found.sqnr_db == pytest.approx(expected, abs=0.006)
+    assert found.outputs[0].sqnr_db == found.sqnr_db
+
+
+def test_other_models_than_encoders_are_judged_by_the_noise_of_each_output(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    streams = tuple(Stream(name=n, dtype="float32", shape=(6,), batched=True) for n in "ab")
+    want = rng.standard_normal((2, 30, 6))
+    for folder, noise in (("want", 0.0), ("have", 0.3)):
+        with SampleWriter(tmp_path / folder, streams, batch_size=1) as writer:
+            writer.append({"a": want[0], "b": want[1] + noise * rng.standard_normal((30, 6))})
+    found = measure_fidelity(Samples(tmp_path / "want"), Samples(tmp_path / "have"))
+    gate = Gate.of(0.98, neighbour_agreement=1.0, sqnr_db=15.0, encoder=False)
+    objection = gate.objection(found)
+    assert objection is not None
+    assert objection.startswith("SQNR of 'b' 1")
+    assert "'a'" not in objection
+    assert Gate.of(0.9, neighbour_agreement=1.0, encoder=False).sqnr_db == pytest.approx(6.99)
