@@ -1,7 +1,7 @@
 """Devices that edgessl compiles for: one TOML each, validated on loading."""
 
 from edgessl.targets.description import Description, Summary, describe, summaries
-from edgessl.targets.host import HostFacts, detect
+from edgessl.targets.host import HostFacts, NvidiaGpu, detect
 from edgessl.targets.loader import list_targets, load_target
 from edgessl.targets.model import (
     CandidateSpec,
@@ -21,6 +21,7 @@ __all__ = [
     "HostFacts",
     "IntelNpu",
     "Nvidia",
+    "NvidiaGpu",
     "Qualcomm",
     "Quantization",
     "ShapeRules",

@@ -11,7 +11,10 @@ import pydantic
 
 from edgessl.config import describe_validation, read_toml
 from edgessl.errors import TargetError, UsageError, nearest
-from edgessl.targets.model import Target
+from edgessl.targets.facts import FACTS
+from edgessl.targets.host import this_arch
+from edgessl.targets.meaning import first_objection
+from edgessl.targets.model import HardwareFact, Target
 
 __all__ = ["list_targets", "load_target"]
 
@@ -35,7 +38,8 @@ def load_target(name: str | Path) -> Target:
 
     Raises:
         TargetError: The target is unknown (the message names the nearest), its file cannot be
-            read, has an unknown key or a value that does not fit, or extends itself.
+            read, has an unknown key or a value that does not fit, names a chip, an engine or a
+            hardware fact that does not exist, or extends itself.
     """
     path = _locate(str(name))
     values = _merged(path, ())
@@ -44,9 +48,19 @@ def load_target(name: str | Path) -> Target:
         hint = nearest(unknown[0], Target.model_fields)
         raise TargetError(f"{path.name}: unknown key '{unknown[0]}'; {hint}")
     try:
-        return Target.model_validate(values)
+        target = Target.model_validate(values)
     except pydantic.ValidationError as error:
         raise TargetError(f"{path.name}: {describe_validation(error)}; correct the file") from error
+    wrong = first_objection(target)
+    if wrong is not None:
+        raise TargetError(f"{path.name}: {wrong}")
+    return target.model_copy(
+        update={"hardware": {n: _with_unit(n, fact) for n, fact in target.hardware.items()}}
+    )
+
+
+def _with_unit(name: str, fact: HardwareFact) -> HardwareFact:
+    return fact.model_copy(update={"unit": FACTS[name]})
 
 
 def _locate(name: str) -> Path:
@@ -78,8 +92,13 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = values.get("extends")
     if base is None:
         return values
+    if isinstance(base, dict):
+        base = base.get(this_arch(), base.get("any"))
     if not isinstance(base, str):
-        raise TargetError(f"{path.name}: extends: must be the name of a target, found {base!r}")
+        raise TargetError(
+            f"{path.name}: extends: must be the name of a target, or one for each architecture, "
+            f"found {values['extends']!r} on {this_arch()}"
+        )
     place = path.parent / base if _is_path(base) else _locate(base)
     return _overlay(_merged(place, (*seen, resolved)), values)
 

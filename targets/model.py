@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from edgessl.config import Options
 from edgessl.targets.host import HostFacts
+from edgessl.targets.presence import obstacle
 
 __all__ = [
     "CandidateSpec",
@@ -83,9 +84,15 @@ class Quantization(Options):
 
 
 class HardwareFact(Options):
-    """One figure about the device and where it was published."""
+    """One figure about the device and where it was published.
 
-    value: bool | int | float | str
+    Attributes:
+        value: The figure; several where the device is sold or set up in several ways.
+        unit: That of the fact's name in `edgessl.targets.facts.FACTS`, which is filled in.
+        source: Address of the page or data sheet.
+    """
+
+    value: bool | int | float | str | tuple[int, ...]
     unit: str | None = None
     source: HttpUrl | None = None
 
@@ -116,11 +123,13 @@ class Nvidia(Options):
     """A GPU that TensorRT builds for.
 
     Attributes:
+        module: Key of the table in `edgessl.targets.jetson`; None if it is no Jetson.
         compute_capability: ``"8.7"``; None if any will do.
         dla_core: Deep-learning accelerator that runs what it can; None for the GPU alone.
         tensorrt: Versions that the device's software releases bring, ``"10.3"``.
     """
 
+    module: str | None = None
     compute_capability: Annotated[str, Field(pattern=r"^\d+\.\d+$")] | None = None
     dla_core: Annotated[int, Field(ge=0, le=1)] | None = None
     tensorrt: tuple[str, ...] = ()
@@ -147,8 +156,10 @@ class Target(Options):
         min_neighbour_agreement: Least mean share of common 10-nearest neighbours that passes.
         min_sqnr_db: Least signal-to-quantization-noise ratio of each output, for models that are
             not encoders.
+        refused: Precision → why the device does not have it, for precisions that one may expect.
         hardware: Published figures about the device, by name.
-        extends: Name or path of the target whose keys this one starts from.
+        extends: Name or path of the target whose keys this one starts from; or that for each
+            architecture of the machine that loads it (``"any"`` for all others).
     """
 
     name: Name
@@ -166,8 +177,9 @@ class Target(Options):
     min_fidelity: Annotated[float, Field(gt=0, le=1)] = 0.98
     min_neighbour_agreement: Annotated[float, Field(ge=0, le=1)] = 0.7
     min_sqnr_db: Annotated[float, Field(ge=0)] = 15.0
+    refused: dict[Precision, str] = Field(default_factory=dict)
     hardware: dict[str, HardwareFact] = Field(default_factory=dict)
-    extends: str | None = None
+    extends: str | dict[Literal["x86_64", "aarch64", "any"], str] | None = None
 
     @model_validator(mode="after")
     def _distinct_candidates(self) -> Self:
@@ -187,15 +199,12 @@ class Target(Options):
 
     def runs_here(self, host: HostFacts) -> str | None:
         """Say why this machine cannot run what is compiled for the target; None if it can."""
-        if self.arch not in ("any", host.arch):
-            return f"{self.name} is for {self.arch}, this machine is {host.arch}"
-        missing = [feature for feature in self.requires if feature not in host.features]
-        if missing:
-            return f"{self.name} needs {', '.join(missing)}, which this CPU lacks"
-        return None
+        return obstacle(self, host)
 
     def reduces_range(self, host: HostFacts) -> bool:
         """Tell whether weights keep to 7 bits; of a device that is not here VNNI is as required."""
+        if self.family != "cpu":
+            return self.quantization.reduce_range == "always"
         if self.quantization.reduce_range == "without_vnni":
             known = host.features if self.runs_here(host) is None else set(self.requires)
             return "vnni" not in known and self.arch != "aarch64"

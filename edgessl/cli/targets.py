@@ -28,7 +28,8 @@ def targets(
         if json:
             terminal.print_json({"targets": [s._asdict() for s in found]})
         else:
-            terminal.table(["target", "here", "description"], [s.row() for s in found])
+            headers = ["family", "target", "arch", "engines", "here", "description"]
+            terminal.table(headers, [s.row() for s in found])
     elif action == "show" and name is not None:
         facts = describe(name)
         if json:
