@@ -22,7 +22,9 @@ from typing_extensions import Self
 from edgessl import errors
 from edgessl.errors import EdgeSSLError
 
-__all__ = ["Worker", "WorkerFailure", "ask"]
+__all__ = ["Worker", "WorkerFailure", "ask", "note_step"]
+
+_STEP = "step"
 
 
 class WorkerFailure(Exception):
@@ -56,6 +58,7 @@ class Worker:
         memory_bytes: int | None = None,
     ) -> None:
         self._timeout_s = timeout_s
+        self._folder = folder
         self._log: IO[bytes] = open(folder / "worker.log", "a+b")  # noqa: SIM115
         limits = [] if memory_bytes is None else [str(memory_bytes)]
         # The current folder comes first on the child's path, so it must not be the user's.
@@ -83,6 +86,7 @@ class Worker:
         """
         if self._process.stdin is None or self._process.stdout is None:
             raise WorkerFailure("has no pipes")
+        (self._folder / _STEP).unlink(missing_ok=True)
         try:
             line = json.dumps({"operation": operation, "arguments": arguments})
             self._process.stdin.write(line + "\n")
@@ -109,7 +113,8 @@ class Worker:
             if not selector.select(self._timeout_s):
                 self._process.kill()
                 raise WorkerFailure(
-                    f"took more than {self._timeout_s:g} s for '{operation}' and was ended",
+                    f"took more than {self._timeout_s:g} s for '{operation}'{self._step()} "
+                    "and was ended",
                     self._last_line(),
                 )
         return pipe.readline()
@@ -145,7 +150,14 @@ class Worker:
                 how = f"signal {-code}"
         if how == "SIGKILL":
             how += ", out of memory?"
-        return WorkerFailure(f"crashed ({how})", self._last_line())
+        return WorkerFailure(f"crashed ({how}){self._step()}", self._last_line())
+
+    def _step(self) -> str:
+        """What the child said that it was doing, see `note_step`."""
+        try:
+            return f" in the step '{(self._folder / _STEP).read_text('utf-8')}'"
+        except OSError:
+            return ""
 
     def _last_line(self) -> str:
         """What the child said last; the whole log is ``worker.log`` in the work folder."""
@@ -153,6 +165,16 @@ class Worker:
         lines = self._log.read().decode("utf-8", "replace").split("\n")
         said = [" ".join(line.split())[:160] for line in lines if line.strip()]
         return said[-1] if said else ""
+
+
+def note_step(folder: Path, step: str) -> None:
+    """Called in the child: what it does next, for the message if that crashes or takes too long.
+
+    Args:
+        folder: The worker's folder.
+        step: A few words.
+    """
+    (folder / _STEP).write_text(step, "utf-8")
 
 
 def ask(

@@ -102,6 +102,8 @@ ENGINES: Registry[Engine] = Registry(
     {
         "onnxruntime": "edgessl.runtime.engines.onnxruntime:OnnxRuntime",
         "openvino": "edgessl.runtime.engines.openvino:OpenVINO",
+        "qnn": "edgessl.runtime.engines.qnn:Qnn",
+        "tensorrt": "edgessl.runtime.engines.tensorrt:TensorRT",
     },
     group="edgessl.engines",
 )

@@ -123,6 +123,7 @@ BACKENDS: Registry[Backend] = Registry(
     {
         "onnxruntime": "edgessl.compiler.backends.onnxruntime:OnnxRuntimeBackend",
         "openvino": "edgessl.compiler.backends.openvino:OpenVINOBackend",
+        "qnn": "edgessl.compiler.backends.qnn:QnnBackend",
     },
     group="edgessl.backends",
 )

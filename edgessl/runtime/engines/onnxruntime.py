@@ -15,7 +15,7 @@ from edgessl.optional import require
 from edgessl.runtime.session import Array, Session
 from edgessl.runtime.threads import resolve_threads
 
-__all__ = ["OnnxRuntime", "OnnxRuntimeOptions"]
+__all__ = ["OnnxRuntime", "OnnxRuntimeOptions", "error_types", "one_line", "tensor_spec"]
 
 _PROVIDER = "CPUExecutionProvider"
 _ERRORS_ONLY = 3
@@ -73,7 +73,7 @@ class OnnxRuntimeSession(Session):
                 f"onnxruntime {ort.__version__} has no {_PROVIDER}; "
                 "install the ordinary build with: pip install onnxruntime"
             )
-        self._errors = _error_types(ort)
+        self._errors = error_types(ort)
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = resolve_threads(options.threads)
         settings.inter_op_num_threads = 1
@@ -87,10 +87,10 @@ class OnnxRuntimeSession(Session):
         except self._errors as error:
             raise ModelError(
                 f"{model.name}: onnxruntime {ort.__version__} refuses the file "
-                f"({_one_line(error)}); export or compile it again"
+                f"({one_line(error)}); export or compile it again"
             ) from error
-        self.inputs = tuple(_spec(i, model) for i in self._session.get_inputs())
-        self.outputs = tuple(_spec(o, model) for o in self._session.get_outputs())
+        self.inputs = tuple(tensor_spec(i, model) for i in self._session.get_inputs())
+        self.outputs = tuple(tensor_spec(o, model) for o in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
 
     def run_impl(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -99,7 +99,7 @@ class OnnxRuntimeSession(Session):
             values = self._session.run(self._names, dict(feeds))
         except self._errors as error:
             raise ModelError(
-                f"onnxruntime failed while running ({_one_line(error)}); "
+                f"onnxruntime failed while running ({one_line(error)}); "
                 "check the input sizes, or compile the model again"
             ) from error
         return dict(zip(self._names, values, strict=True))
@@ -113,14 +113,15 @@ def _import() -> Any:
     return require("onnxruntime", extra="compile")
 
 
-def _error_types(ort: Any) -> tuple[type[Exception], ...]:
+def error_types(ort: Any) -> tuple[type[Exception], ...]:
     """The exceptions of onnxruntime, which share no base class but ``Exception``."""
     state = ort.capi.onnxruntime_pybind11_state
     own = [v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception)]
     return (RuntimeError, *own)
 
 
-def _spec(argument: Any, model: Path) -> TensorSpec:
+def tensor_spec(argument: Any, model: Path) -> TensorSpec:
+    """An input or output as onnxruntime describes it (a ``NodeArg``)."""
     dtype = _DTYPES.get(argument.type)
     if dtype is None:
         raise ModelError(
@@ -131,6 +132,7 @@ def _spec(argument: Any, model: Path) -> TensorSpec:
     return TensorSpec(name=argument.name, dtype=dtype, shape=shape)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """onnxruntime's message without line breaks and prefix."""
     text = " ".join(str(error).split())
     return text.removeprefix("[ONNXRuntimeError] : ")[:300]

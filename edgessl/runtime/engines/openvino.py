@@ -1,4 +1,4 @@
-"""OpenVINO's CPU plugin."""
+"""OpenVINO on an Intel or Arm CPU, an Intel GPU or an Intel NPU."""
 
 from __future__ import annotations
 
@@ -11,28 +11,49 @@ from pydantic import Field
 from edgessl.bundle.manifest import OptionValue, TensorSpec
 from edgessl.config import Options, build_options
 from edgessl.errors import ModelError, UnavailableError
+from edgessl.files import cache_directory
 from edgessl.optional import require
 from edgessl.runtime.session import Array, Session
 from edgessl.runtime.threads import resolve_threads
 
-__all__ = ["OpenVINO", "OpenVINOOptions"]
+__all__ = ["OpenVINO", "OpenVINOOptions", "one_line"]
 
-_DEVICE = "CPU"
+_CAPABILITIES = {"bf16": "BF16", "f16": "FP16"}
+_BLOB = ".blob"
+_DRIVERS = {
+    "CPU": "reinstall it with: pip install --force-reinstall openvino",
+    "GPU": "install Intel's GPU driver (intel-opencl-icd), or run the bundle on its device",
+    "NPU": "install Intel's NPU driver (linux-npu-driver), or run the bundle on its device",
+}
 
 
 class OpenVINOOptions(Options):
     """How OpenVINO is set up.
 
     Attributes:
-        threads: Inference threads; 0 takes all physical cores.
+        device: Plugin that computes.
+        threads: Inference threads of a CPU; 0 takes all physical cores.
         inference_precision: What floating-point operators compute in. OpenVINO's own default is
-            bfloat16 where the CPU has it; here it is float32 unless asked for.
+            bfloat16 where a CPU has it and float16 on a GPU; here it is float32 unless asked for,
+            except on an NPU, which has float16 only.
         num_streams: Requests that run side by side; 1 gives the least latency.
+        performance_hint: What OpenVINO optimizes for.
+        npu_platform: Generation of the NPU, ``"4000"``; empty asks the driver.
+        cache: Keep what a GPU or an NPU compiled, so that opening again is fast.
     """
 
+    device: Literal["CPU", "GPU", "NPU"] = "CPU"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    inference_precision: Literal["f32", "bf16"] = "f32"
+    inference_precision: Literal["f32", "bf16", "f16"] | None = None
     num_streams: Annotated[int, Field(ge=1, le=1024)] = 1
+    performance_hint: Literal["latency", "throughput"] = "latency"
+    npu_platform: Annotated[str, Field(pattern=r"^(\d{4})?$")] = ""
+    cache: bool = True
+
+    @property
+    def precision(self) -> str:
+        """The precision that is asked for."""
+        return self.inference_precision or ("f16" if self.device == "NPU" else "f32")
 
 
 class OpenVINO:
@@ -45,7 +66,10 @@ class OpenVINO:
 
     @staticmethod
     def open(model: Path, options: Mapping[str, OptionValue]) -> Session:
-        """Load an ``.xml`` (its ``.bin`` beside it) or ``.onnx`` file with `OpenVINOOptions`."""
+        """Load an ``.xml`` (its ``.bin`` beside it), ``.onnx`` or ``.blob`` file.
+
+        A ``.blob`` is what a GPU or an NPU compiled earlier. ``options`` are `OpenVINOOptions`.
+        """
         settings = build_options(OpenVINOOptions, options, where="openvino options")
         return OpenVINOSession(model, settings)
 
@@ -54,37 +78,21 @@ class OpenVINOSession(Session):
     """A compiled model with one infer request."""
 
     def __init__(self, model: Path, options: OpenVINOOptions) -> None:
-        ov = _import()
-        core = ov.Core()
-        if _DEVICE not in core.available_devices:
-            raise UnavailableError(
-                f"openvino {OpenVINO.version()} finds no {_DEVICE} device here; "
-                "reinstall it with: pip install --force-reinstall openvino"
-            )
-        wanted = options.inference_precision
-        capabilities = core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
-        if wanted == "bf16" and "BF16" not in capabilities:
-            raise UnavailableError(
-                "this CPU has no bfloat16 instructions; use inference_precision=f32"
-            )
-        settings = {
-            "INFERENCE_PRECISION_HINT": wanted,
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": options.num_streams,
-            "INFERENCE_NUM_THREADS": resolve_threads(options.threads),
-        }
+        core = _import().Core()
+        _check_device(core, options)
+        settings = _settings(options)
         try:
-            compiled = core.compile_model(core.read_model(str(model)), _DEVICE, settings)
+            if model.suffix == _BLOB:
+                compiled = core.import_model(model.read_bytes(), options.device, {})
+            else:
+                compiled = core.compile_model(core.read_model(str(model)), options.device, settings)
         except RuntimeError as error:
             raise ModelError(
                 f"{model.name}: openvino {OpenVINO.version()} refuses the file "
-                f"({_one_line(error)}); export or compile it again"
+                f"({one_line(error)}); export or compile it again"
             ) from error
-        got = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
-        if got != wanted:
-            raise UnavailableError(
-                f"openvino computes in {got} although {wanted} was asked for; use another precision"
-            )
+        if model.suffix != _BLOB and options.device != "NPU":
+            _check_precision(compiled, options)
         self.inputs = tuple(_spec(port, port.node.friendly_name, model) for port in compiled.inputs)
         self.outputs = tuple(_spec(port, _result_name(port), model) for port in compiled.outputs)
         self._request: Any = compiled.create_infer_request()
@@ -96,7 +104,7 @@ class OpenVINOSession(Session):
             values = self._request.infer(arrays)
         except RuntimeError as error:
             raise ModelError(
-                f"openvino failed while running ({_one_line(error)}); "
+                f"openvino failed while running ({one_line(error)}); "
                 "check the input sizes, or compile the model again"
             ) from error
         return {spec.name: values[index] for index, spec in enumerate(self.outputs)}
@@ -108,6 +116,52 @@ class OpenVINOSession(Session):
 
 def _import() -> Any:
     return require("openvino", extra="openvino")
+
+
+def _check_device(core: Any, options: OpenVINOOptions) -> None:
+    found = [str(name) for name in core.available_devices]
+    if not any(name.split(".")[0] == options.device for name in found):
+        raise UnavailableError(
+            f"openvino {OpenVINO.version()} finds no {options.device} device here, only "
+            f"{', '.join(found) or 'none'}; {_DRIVERS[options.device]}"
+        )
+    wanted = options.precision
+    if options.device == "NPU" and wanted != "f16":
+        raise UnavailableError(
+            f"an Intel NPU computes in f16 and integers, not in {wanted}; leave "
+            "inference_precision out"
+        )
+    needed = _CAPABILITIES.get(wanted)
+    if options.device != "CPU" or needed is None:
+        return
+    if needed not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise UnavailableError(
+            f"this CPU has no {wanted} instructions; use inference_precision=f32"
+        )
+
+
+def _settings(options: OpenVINOOptions) -> dict[str, Any]:
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": options.performance_hint.upper()}
+    if options.device != "NPU":
+        settings["INFERENCE_PRECISION_HINT"] = options.precision
+        settings["NUM_STREAMS"] = options.num_streams
+    elif options.npu_platform:
+        settings["NPU_PLATFORM"] = options.npu_platform
+    if options.device == "CPU":
+        settings["INFERENCE_NUM_THREADS"] = resolve_threads(options.threads)
+    elif options.cache:
+        settings["CACHE_DIR"] = str(cache_directory("openvino"))
+    return settings
+
+
+def _check_precision(compiled: Any, options: OpenVINOOptions) -> None:
+    """OpenVINO takes hints that it cannot follow: an f16 hint gives bfloat16 on most CPUs."""
+    got = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
+    if got != options.precision:
+        raise UnavailableError(
+            f"openvino computes in {got} although {options.precision} was asked for; use "
+            "another precision"
+        )
 
 
 def _result_name(port: Any) -> str:
@@ -131,7 +185,8 @@ def _spec(port: Any, preferred: str, model: Path) -> TensorSpec:
     return TensorSpec(name=name, dtype=dtype, shape=shape)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """OpenVINO's message without the places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reasons = [line for line in lines if not line.startswith("Exception from ")]
     return " ".join(reasons or lines)[:300]
