@@ -14,7 +14,7 @@ import pydantic
 
 from edgessl.config import describe_validation
 from edgessl.errors import ModelError
-from edgessl.preprocessing import ImageInput
+from edgessl.preprocessing import MediaInput
 
 __all__ = [
     "DIM_KEY",
@@ -30,6 +30,7 @@ INPUT_KEY = "edgessl.input"
 DIM_KEY = "edgessl.embedding_dim"
 LINEAGE_KEY = "edgessl.lineage"
 VERSION_KEY = "edgessl.version"
+_INPUT: pydantic.TypeAdapter[MediaInput] = pydantic.TypeAdapter(MediaInput)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ModelFacts:
         version: Version of edgessl that exported it; None for third-party models.
     """
 
-    preprocessing: ImageInput | None = None
+    preprocessing: MediaInput | None = None
     embedding_dim: int | None = None
     lineage: Mapping[str, str] = field(default_factory=dict)
     version: str | None = None
@@ -82,11 +83,11 @@ def decode(properties: Mapping[str, str], *, where: str) -> ModelFacts:
     )
 
 
-def _input(text: str | None, where: str) -> ImageInput | None:
+def _input(text: str | None, where: str) -> MediaInput | None:
     if text is None:
         return None
     try:
-        return ImageInput.model_validate_json(text)
+        return _INPUT.validate_json(text)
     except pydantic.ValidationError as error:
         reason = describe_validation(error)
         raise ModelError(f"{where}: metadata {INPUT_KEY}: {reason}; export it again") from error

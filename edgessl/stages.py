@@ -325,7 +325,7 @@ class Compile(Verb):
 
     def run(self, call: StageCall) -> None:
         from edgessl.compiler import compile_model
-        from edgessl.data.calibration import ImageCalibration
+        from edgessl.data.calibration import open_media
 
         compile_model(
             call.inputs["model"],
@@ -333,7 +333,7 @@ class Compile(Verb):
             calibration=call.inputs["calibration"],
             out=call.out,
             overrides=call.options("target"),
-            open_data=ImageCalibration,
+            open_data=open_media,
             progress=call.progress,
         )
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from edgessl.config import Options, describe_validation
 from edgessl.errors import BundleError
-from edgessl.preprocessing import ImageInput
+from edgessl.preprocessing import MediaInput
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -241,6 +241,9 @@ class Manifest(Options):
         model: Member path of the file that the engine opens.
         batch_size: Samples per engine call; None if the graph takes any number.
         embedding_dim: D of the ``(N, D)`` output; None for models that are not encoders.
+        preprocessing: How images or sounds become its input; None if nobody said.
+        constants: Value that fills a side input (a state, a sample rate) where a caller gives
+            images, sounds or the main input alone.
         requirements: What the machine must be.
         stand_ins: How other machines compute the same.
         variants: Other builds; `finalize` measures them too and keeps the fastest.
@@ -257,7 +260,8 @@ class Manifest(Options):
     outputs: tuple[TensorSpec, ...]
     batch_size: int | None
     embedding_dim: int | None
-    preprocessing: ImageInput | None
+    preprocessing: MediaInput | None
+    constants: dict[str, int | float] = Field(default_factory=dict)
     fidelity: Fidelity | None
     candidates: tuple[Candidate, ...] = ()
     canaries: Canaries | None

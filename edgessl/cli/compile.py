@@ -40,7 +40,7 @@ def compile_(
     from edgessl.cli import terminal
     from edgessl.compiler import FidelityGateError, compile_model
     from edgessl.config import parse_overrides
-    from edgessl.data.calibration import ImageCalibration
+    from edgessl.data.calibration import open_media
 
     named = {"precision": precision, "engine": engine, "min_fidelity": min_fidelity}
     named |= {"batch_size": batch, "remeasure": remeasure}
@@ -52,7 +52,7 @@ def compile_(
                 calibration=calibration,
                 out=out,
                 overrides={**named, **parse_overrides(settings or [])},
-                open_data=ImageCalibration,
+                open_data=open_media,
                 report=report,
                 progress=progress,
             )

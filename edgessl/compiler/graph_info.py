@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from edgessl.bundle.manifest import TensorSpec
 from edgessl.config import Options
-from edgessl.preprocessing import ImageInput
+from edgessl.preprocessing import MediaInput
 
 __all__ = ["GraphInfo"]
 
@@ -22,9 +24,10 @@ class GraphInfo(Options):
             sample rate) a sample holds the whole tensor.
         batch_size: Samples per engine call.
         attention: True if the graph has attention, which quantizers treat differently.
-        preprocessing: What the model takes, if the file says so.
+        preprocessing: What the model takes, if the file or the caller says so.
         embedding_dim: D of the ``(N, D)`` output; None for models that are not encoders.
         lineage: Stage → hash of what the model was made from.
+        constants: Value that fills an input of which the calibration holds no array.
     """
 
     path: str
@@ -35,9 +38,10 @@ class GraphInfo(Options):
     batched_inputs: tuple[str, ...]
     batch_size: int
     attention: bool
-    preprocessing: ImageInput | None
+    preprocessing: MediaInput | None
     embedding_dim: int | None
     lineage: dict[str, str]
+    constants: dict[str, int | float] = Field(default_factory=dict)
 
     def sample_shape(self, spec: TensorSpec) -> tuple[int | str, ...]:
         """Shape of one sample of an input: without the batch, where it has one."""

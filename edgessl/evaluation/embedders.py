@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgessl.errors import ModelError, UsageError
 from edgessl.optional import require
-from edgessl.preprocessing import ImageInput, RawImage, model_input, normalize
+from edgessl.preprocessing import ImageInput, MediaInput, RawImage, model_input, normalize
 
 if TYPE_CHECKING:
     from edgessl.models import Encoder
@@ -86,7 +86,7 @@ class _Onnx(Embedder):
             raise ModelError(
                 f"{path}: does not say how its input is made; export it with edgessl export"
             )
-        self.name, self.spec = path.name, facts.preprocessing
+        self.name, self.spec = path.name, _image(facts.preprocessing, path)
 
     def embed(self, samples: RawImage) -> NDArray[np.float32]:
         (taken,), (given, *_) = self._session.inputs, self._session.outputs
@@ -116,13 +116,19 @@ class _Bundle(Embedder):
         spec = self._model.manifest.preprocessing
         if spec is None:
             raise ModelError(f"{path}: does not say how its input is made; it cannot be evaluated")
-        self.name, self.spec = path.name, spec
+        self.name, self.spec = path.name, _image(spec, path)
 
     def embed(self, samples: RawImage) -> NDArray[np.float32]:
         return self._model(samples)
 
     def close(self) -> None:
         self._model.close()
+
+
+def _image(spec: MediaInput, path: Path) -> ImageInput:
+    if not isinstance(spec, ImageInput):
+        raise ModelError(f"{path}: takes sounds; evaluate takes models of images")
+    return spec
 
 
 def open_embedder(subject: str, spec: Callable[[], ImageInput], *, seed: int) -> Embedder:

@@ -10,13 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgessl.bundle.arrays import load_arrays
-from edgessl.errors import BundleError, CorruptSampleError, DataError, EdgeSSLError
+from edgessl.errors import (
+    BundleError,
+    CorruptSampleError,
+    DataError,
+    EdgeSSLError,
+    UsageError,
+)
 from edgessl.files import atomic_path
 from edgessl.images import IMAGE_SUFFIXES, read_image
-from edgessl.preprocessing import RawImage, fit
+from edgessl.preprocessing import ImageInput, RawImage, SoundInput, fit
 from edgessl.progress import Progress, ProgressEvent, silent
 from edgessl.runtime.model import Model, load, stack_images
 from edgessl.runtime.session import Array
+from edgessl.sounds import SOUND_SUFFIXES
 
 __all__ = ["Embeddings", "infer", "write_embeddings"]
 
@@ -71,32 +78,39 @@ def infer(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Embeddings:
-    """Embed images, folders of images and arrays.
+    """Embed images or sounds, folders of them, and arrays.
 
     Args:
         path: The ``.edge`` file.
-        inputs: Image files; folders, searched through in sorted order; ``.npy`` with a batch as
-            `Model.__call__` takes it; ``.npz`` with one such array, or one array per input.
+        inputs: Image files, or sound files if the model takes sounds; folders, searched through in
+            sorted order; ``.npy`` with a batch as `Model.__call__` takes it; ``.npz`` with one
+            such array, or one array per input. A sound has a row for each of its windows.
         threads: Engine threads instead of the bundle's own setting.
         progress: Told after each group of samples.
 
     Raises:
-        DataError: No input, a path that does not exist, a folder without images, an array that
+        DataError: No input, a path that does not exist, a folder without any, an array that
             the model does not take, or nothing readable at all.
     """
     if not inputs:
-        raise DataError("nothing to embed; name images, folders or arrays")
-    files = [file for item in inputs for file in _expand(Path(item))]
+        raise DataError("nothing to embed; name images, sounds, folders or arrays")
     parts: list[NDArray[np.float32]] = []
     names: list[str] = []
     corrupt: list[tuple[str, str]] = []
     done = 0
     with load(path, threads=threads) as model:
-        for group in _groups(files):
+        sounds = isinstance(model.manifest.preprocessing, SoundInput)
+        files = [file for item in inputs for file in _expand(Path(item), sounds=sounds)]
+        for group in _groups(files, size=1 if sounds else _BATCH):
             if group[0].suffix.lower() in _ARRAY_SUFFIXES:
                 rows = _embed_array(model, group[0])
                 parts.append(rows)
                 names += [f"{group[0]}[{row}]" for row in range(len(rows))]
+            elif sounds:
+                embedded = _embed_sound(model, group[0], corrupt)
+                if embedded is not None:
+                    parts.append(embedded)
+                    names += [f"{group[0]}[{row}]" for row in range(len(embedded))]
             else:
                 good, images = _read_images(model, group, corrupt)
                 parts += [model(stack_images(images))] if images else []
@@ -114,17 +128,17 @@ def write_embeddings(path: Path, values: NDArray[np.float32]) -> None:
         np.lib.format.write_array(file, values, allow_pickle=False)
 
 
-def _expand(item: Path) -> list[Path]:
+def _expand(item: Path, *, sounds: bool) -> list[Path]:
     if item.is_dir():
+        kind, suffixes = ("sounds", SOUND_SUFFIXES) if sounds else ("images", IMAGE_SUFFIXES)
         found = sorted(
             p
             for p in item.rglob("*")
-            if p.suffix.lower() in IMAGE_SUFFIXES and not _hidden(p.relative_to(item))
+            if p.suffix.lower() in suffixes and not _hidden(p.relative_to(item))
         )
         if not found:
             raise DataError(
-                f"{item}: no images below this folder; looked for "
-                + " ".join(sorted(IMAGE_SUFFIXES))
+                f"{item}: no {kind} below this folder; looked for " + " ".join(sorted(suffixes))
             )
         return found
     if not item.exists():
@@ -136,12 +150,12 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _groups(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Images by the batch, arrays one file at a time."""
+def _groups(files: Sequence[Path], *, size: int) -> Iterator[list[Path]]:
+    """Images or sounds by the batch, arrays one file at a time."""
     group: list[Path] = []
     for file in files:
         is_array = file.suffix.lower() in _ARRAY_SUFFIXES
-        if group and (is_array or len(group) == _BATCH):
+        if group and (is_array or len(group) == size):
             yield group
             group = []
         if is_array:
@@ -155,7 +169,9 @@ def _groups(files: Sequence[Path]) -> Iterator[list[Path]]:
 def _read_images(
     model: Model, files: Sequence[Path], corrupt: list[tuple[str, str]]
 ) -> tuple[list[str], list[RawImage]]:
-    spec = model.image_input()
+    spec = model.media_input()
+    if not isinstance(spec, ImageInput):
+        raise UsageError("the model takes sounds, not images")
     names: list[str] = []
     images: list[RawImage] = []
     for file in files:
@@ -166,6 +182,16 @@ def _read_images(
         else:
             names.append(str(file))
     return names, images
+
+
+def _embed_sound(
+    model: Model, file: Path, corrupt: list[tuple[str, str]]
+) -> NDArray[np.float32] | None:
+    try:
+        return model.embed_sound(file)
+    except CorruptSampleError as error:
+        corrupt.append((str(file), str(error)))
+        return None
 
 
 def _embed_array(model: Model, file: Path) -> NDArray[np.float32]:

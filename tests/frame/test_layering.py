@@ -17,9 +17,11 @@ BASE = {
     "images",
     "onnx_metadata",
     "optional",
+    "preprocess_option",
     "preprocessing",
     "progress",
     "registry",
+    "sounds",
 }
 DEVICE = {"bundle", "runtime", "targets"} | BASE
 TRAINING = {"data", "kernels", "models", "pretraining", "run_directory"} | BASE
@@ -49,7 +51,9 @@ ROOMS: dict[str, set[str]] = {
     "progress": set(),
     "config": {"errors"},
     "preprocessing": {"config", "errors"},
+    "preprocess_option": {"config", "errors", "preprocessing"},
     "images": {"errors", "optional", "preprocessing"},
+    "sounds": {"errors", "optional", "preprocessing"},
     "onnx_metadata": {"config", "errors", "preprocessing"},
     "run_directory": BASE,
     "kernels": set(),

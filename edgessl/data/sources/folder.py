@@ -15,7 +15,7 @@ from edgessl.data.sources.label_table import LabelTable
 from edgessl.errors import CorruptSampleError, DataError
 from edgessl.images import IMAGE_SUFFIXES
 
-__all__ = ["SPLIT_NAMES", "FolderFormat", "FolderSource"]
+__all__ = ["SPLIT_NAMES", "FolderFormat", "FolderSource", "split_folders"]
 
 #: Folder name → part of the split.
 SPLIT_NAMES = {
@@ -120,7 +120,7 @@ class FolderFormat:
     def open(path: Path) -> Splits:
         """Index the images of a folder, by part if it holds ``train/`` and ``test/``."""
         table = LabelTable.find(path)
-        parts = _split_folders(path)
+        parts = split_folders(path)
         if parts:
             return _open_parts(path, parts, table)
         files = sorted(_image_files(path))
@@ -135,7 +135,7 @@ class FolderFormat:
         return Splits(FolderSource(path, files, table=table, class_folders=sorted(classes)))
 
 
-def _split_folders(path: Path) -> dict[str, Path]:
+def split_folders(path: Path) -> dict[str, Path]:
     """Part → folder, if there is a ``train`` and one to hold it against."""
     found: dict[str, Path] = {}
     for child in sorted(path.iterdir()):
