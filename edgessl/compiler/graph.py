@@ -1,4 +1,4 @@
-"""Load an ONNX file without trusting it, check it, fix its batch, simplify it.
+"""Load an ONNX file without trusting it, check it, fix its batch and shapes.
 
 Everything here runs in a compile worker: onnx is imported inside the functions, so that the
 process that called `compile_model` neither pays for it nor dies with it.
@@ -6,29 +6,26 @@ process that called `compile_model` neither pays for it nor dies with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
-
-import numpy as np
 
 from edgessl import onnx_metadata
 from edgessl.bundle.manifest import TensorSpec
 from edgessl.compiler.graph_info import GraphInfo
-from edgessl.compiler.samples import Samples
+from edgessl.compiler.rewrites.pipeline import simplify_graph
+from edgessl.compiler.rewrites.topology import infer_shapes, name_nodes, nodes_of, opset_of
+from edgessl.compiler.shapes import Shapes, dynamic_inputs, fix_shapes
 from edgessl.errors import ModelError
 from edgessl.files import sha256_file
 from edgessl.optional import require
-from edgessl.runtime.session import open_session
 
 __all__ = ["MAX_MODEL_BYTES", "load_graph", "prepare_graph", "simplify_graph"]
 
 MAX_MODEL_BYTES = 2 * 1024**3
+MAX_NODES = 1_000_000
 # com.microsoft holds onnxruntime's contributed operators; an engine without one of them refuses
 # the file, and that candidate fails alone.
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
-_PARITY_SAMPLES = 2
-_PARITY_TOLERANCE = 1e-4
 
 
 def load_graph(path: Path) -> Any:
@@ -62,6 +59,7 @@ def load_graph(path: Path) -> Any:
         raise ModelError(f"{path}: holds no ONNX graph; export or copy it again")
     _load_external_data(onnx, model, path, size)
     _check_domains(model, path)
+    _check_names(model, path)
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
@@ -71,38 +69,50 @@ def load_graph(path: Path) -> Any:
     return model
 
 
-def prepare_graph(path: Path, out: Path, *, batch_size: int) -> GraphInfo:
-    """Check a model, fix its batch and write the result.
+def prepare_graph(
+    path: Path,
+    out: Path,
+    *,
+    batch_size: int,
+    shapes: Shapes | None = None,
+    static: bool = False,
+) -> GraphInfo:
+    """Check a model, fix its batch and shapes, name its nodes and write the result.
 
     Args:
         path: The user's file.
-        out: Where the checked ``.onnx`` with a fixed batch goes.
+        out: Where the checked ``.onnx`` goes.
         batch_size: Samples per engine call.
+        shapes: Input name → its whole shape, the batch included; an empty shape is a scalar.
+        static: Refuse a graph that still has a dynamic input dimension.
 
     Raises:
-        ModelError: See `load_graph`; or the graph has another fixed batch.
+        ModelError: See `load_graph`; the graph has another fixed batch; a shape does not fit; or
+            a dimension stays dynamic where it must not.
     """
     onnx = require("onnx", extra="compile")
     model = load_graph(path)
     _drop_initializer_inputs(model)
-    symbol = _fix_batch(model, batch_size, path)
-    batched = tuple(
-        value.name for value in model.graph.input if _is_batched(value, symbol, batch_size)
-    )
+    if not model.graph.input:
+        raise ModelError(f"{path}: the graph has no inputs; export it again")
+    batched = fix_shapes(model, batch_size=batch_size, shapes=shapes, path=path)
     if batch_size > 1 and len(batched) < len(model.graph.input):
         raise ModelError(
             f"{path}: not every input starts with the batch, so it runs one sample at a time; "
             "compile it with a batch of 1"
         )
-    _bind(model, symbol, batch_size)
+    if static:
+        _require_static(model, path)
+    model = infer_shapes(_inline_functions(onnx, model, path))
+    name_nodes(model)
     properties = {item.key: item.value for item in model.metadata_props}
     facts = onnx_metadata.decode(properties, where=str(path))
-    operators = {node.op_type for node in _nodes(model.graph)}
+    operators = {node.op_type for node in nodes_of(model.graph)}
     onnx.save(model, out)
     return GraphInfo(
         path=str(out),
         sha256=sha256_file(path),
-        opset=_opset(model),
+        opset=opset_of(model),
         inputs=tuple(_spec(onnx, value) for value in model.graph.input),
         outputs=tuple(_spec(onnx, value) for value in model.graph.output),
         batched_inputs=batched,
@@ -114,50 +124,34 @@ def prepare_graph(path: Path, out: Path, *, batch_size: int) -> GraphInfo:
     )
 
 
-def simplify_graph(info: GraphInfo, out: Path, samples: Samples) -> tuple[bool, str]:
-    """Simplify with onnxslim; keep the result only if it computes the same.
-
-    Args:
-        info: The prepared graph.
-        out: Where the simplified file goes.
-        samples: Real inputs for the parity check.
-
-    Returns:
-        Whether ``out`` was written, and a remark: node counts, or why the graph stays as it is.
-    """
-    onnx = require("onnx", extra="compile")
-    onnxslim = require("onnxslim", extra="compile")
-    model = onnx.load(info.path)
-    before = len(model.graph.node)
-    try:
-        slim = onnxslim.slim(model)
-        if len(slim.graph.node) >= before:
-            return False, f"kept as it is: {before} nodes, nothing to simplify"
-        onnx.checker.check_model(slim)
-        onnx.save(slim, out)
-        worst = _parity(Path(info.path), out, samples)
-    except Exception as error:  # any failure of a third-party pass means: keep what is known good
-        out.unlink(missing_ok=True)
-        return False, f"kept as it is: onnxslim fails ({_line(error)})"
-    if not worst <= _PARITY_TOLERANCE:
-        out.unlink()
-        return False, f"kept as it is: after onnxslim outputs differ by {worst:.2g}"
-    return True, f"simplified from {before} to {len(slim.graph.node)} nodes"
+def _require_static(model: Any, path: Path) -> None:
+    for name, shape in dynamic_inputs(model).items():
+        sizes = "x".join(str(size) for size in shape)
+        raise ModelError(
+            f"{path}: the target needs static shapes and '{name}' is {sizes}; fix it with "
+            f"--shape {name}=" + "x".join(s if str(s).isdecimal() else "N" for s in map(str, shape))
+        )
 
 
-def _parity(original: Path, changed: Path, samples: Samples) -> float:
-    feeds = [samples.feeds(i) for i in range(min(_PARITY_SAMPLES, samples.calls))]
-    with open_session("onnxruntime", original, {"threads": 1}) as session:
-        expected = [session.run(feed) for feed in feeds]
-    with open_session("onnxruntime", changed, {"threads": 1}) as session:
-        actual = [session.run(feed) for feed in feeds]
-    worst = 0.0
-    for want, have in zip(expected, actual, strict=True):
-        for name, reference in want.items():
-            difference = np.abs(have[name].astype(np.float64) - reference)
-            scale = max(1.0, float(np.max(np.abs(reference), initial=0.0)))
-            worst = max(worst, float(np.max(difference, initial=0.0)) / scale)
-    return worst
+def _inline_functions(onnx: Any, model: Any, path: Path) -> Any:
+    """Engines and passes see operators, not the model's own functions."""
+    if not model.functions:
+        return model
+    calls = {
+        (f.domain, f.name): [(n.domain, n.op_type) for n in nodes_of(f)] for f in model.functions
+    }
+    sizes: dict[tuple[str, str], int] = {}
+    # The inliner would not come back from a function that calls itself, nor from one that calls
+    # another twice, which calls another twice, and so on.
+    while pending := calls.keys() - sizes.keys():
+        ready = [key for key in pending if pending.isdisjoint(calls[key])]
+        if not ready:
+            raise ModelError(f"{path}: function {min(pending)[1]} calls itself; export it again")
+        sizes.update({key: sum(sizes.get(call, 1) for call in calls[key]) for key in ready})
+    nodes = sum(sizes.get((node.domain, node.op_type), 1) for node in nodes_of(model.graph))
+    if nodes > MAX_NODES:
+        raise ModelError(f"{path}: its functions make {nodes} nodes, above {MAX_NODES}")
+    return onnx.inliner.inline_local_functions(model)
 
 
 def _file_size(path: Path, model: Path) -> int:
@@ -195,29 +189,30 @@ def _load_external_data(onnx: Any, model: Any, path: Path, size: int) -> None:
         raise ModelError(f"{path}: external data is damaged: {_line(error)}") from error
 
 
+def _check_names(model: Any, path: Path) -> None:
+    # The checker takes two inputs, outputs or initializers of one name for one value.
+    graph = model.graph
+    for kind, values in (
+        ("input", graph.input),
+        ("output", graph.output),
+        ("initializer", graph.initializer),
+    ):
+        names = [value.name for value in values]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ModelError(f"{path}: two {kind}s are called '{twice}'; export it again")
+
+
 def _check_domains(model: Any, path: Path) -> None:
     local = {function.domain for function in model.functions}
-    for node in (node for body in [model.graph, *model.functions] for node in _nodes(body)):
+    for node in (node for body in [model.graph, *model.functions] for node in nodes_of(body)):
         if node.domain not in KNOWN_DOMAINS | local:
             raise ModelError(
                 f"{path}: operator {node.op_type} is of the domain '{node.domain}', which no "
                 "engine here runs; export the model without it (pre- and post-processing outside)"
             )
-    if _opset(model) == 0:
+    if opset_of(model) == 0:
         raise ModelError(f"{path}: names no opset of ai.onnx; export it again")
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs]:
-                yield from _nodes(inner)
-
-
-def _opset(model: Any) -> int:
-    versions = [int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")]
-    return max(versions, default=0)
 
 
 def _drop_initializer_inputs(model: Any) -> None:
@@ -227,44 +222,6 @@ def _drop_initializer_inputs(model: Any) -> None:
     del model.graph.input[:]
     model.graph.input.extend(kept)
     model.ir_version = max(model.ir_version, 4)
-
-
-def _fix_batch(model: Any, batch_size: int, path: Path) -> str | None:
-    """The symbol of the batch ("" where it has no name), or None where it is fixed already."""
-    if not model.graph.input:
-        raise ModelError(f"{path}: the graph has no inputs; export it again")
-    dims = model.graph.input[0].type.tensor_type.shape.dim
-    if not dims:
-        raise ModelError(f"{path}: the first input has no batch dimension; export it with one")
-    if dims[0].HasField("dim_value"):
-        if dims[0].dim_value != batch_size:
-            raise ModelError(
-                f"{path}: the graph takes batches of {dims[0].dim_value}, asked for {batch_size}; "
-                "export it with a dynamic batch or compile with that batch size"
-            )
-        return None
-    return str(dims[0].dim_param)
-
-
-def _is_batched(value: Any, symbol: str | None, batch_size: int) -> bool:
-    dims = value.type.tensor_type.shape.dim
-    if not dims:
-        return False
-    if symbol is None:
-        return bool(dims[0].dim_value == batch_size)
-    return bool(not dims[0].HasField("dim_value") and dims[0].dim_param == symbol)
-
-
-def _bind(model: Any, symbol: str | None, batch_size: int) -> None:
-    """Put the batch size in place of its symbol, wherever that stands."""
-    if symbol is None:
-        return
-    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
-        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            named = symbol != "" and dim.dim_param == symbol
-            first = symbol == "" and axis == 0 and not dim.HasField("dim_value")
-            if named or (first and not dim.dim_param):
-                dim.dim_value = batch_size
 
 
 def _spec(onnx: Any, value: Any) -> TensorSpec:

@@ -13,6 +13,7 @@ from edgessl.bundle.manifest import OptionValue
 from edgessl.compiler.backends import BACKENDS, BuildRequest
 from edgessl.compiler.graph import prepare_graph, simplify_graph
 from edgessl.compiler.graph_info import GraphInfo
+from edgessl.compiler.rewrites.pipeline import apply_rewrite
 from edgessl.compiler.samples import Samples, SampleWriter, Stream
 from edgessl.errors import UsageError
 from edgessl.runtime.session import ENGINES, Array, Session, open_session
@@ -38,6 +39,16 @@ def simplify(graph: dict[str, Any], out: str, samples: str) -> dict[str, Any]:
         GraphInfo.model_validate(graph), Path(out), Samples(Path(samples))
     )
     return {"written": written, "remark": remark}
+
+
+def rewrite(
+    name: str, graph: dict[str, Any], original: str, out: str, samples: str
+) -> dict[str, Any]:
+    """Apply one rewrite to a prepared graph: the graph to go on with, and a `RewriteRemark`."""
+    result, remark = apply_rewrite(
+        name, GraphInfo.model_validate(graph), Path(original), Path(out), Path(samples)
+    )
+    return {"graph": result.model_dump(mode="json"), "remark": remark.model_dump(mode="json")}
 
 
 def build(request: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +122,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "embed": embed,
     "inspect": inspect,
     "open_model": open_model,
+    "rewrite": rewrite,
     "simplify": simplify,
     "time_runs": time_runs,
 }
