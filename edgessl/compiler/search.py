@@ -196,7 +196,7 @@ class Search:
             return EngineSpec(name=spec.engine, version="", options=built.options), built.model
         if built.stand_ins:
             return built.stand_ins[0].engine, built.stand_ins[0].model
-        raise TargetError(
+        raise UnavailableError(
             f"{spec.name}: {self.obstacle or 'the build is portable'}, and there is no emulator "
             "or other engine to check it with; compile it on the device"
         )

@@ -9,7 +9,7 @@ from edgessl.bundle.archive import open_bundle
 from edgessl.config import Options
 from edgessl.errors import GateError
 from edgessl.runtime.canaries import CanaryResult, run_canaries
-from edgessl.runtime.model import Model, open_engine
+from edgessl.runtime.model import Model, Place, engine_of, open_engine
 from edgessl.runtime.session import ENGINES
 
 __all__ = ["VerifyReport", "verify"]
@@ -21,13 +21,15 @@ class VerifyReport(Options):
     Attributes:
         files: Members whose hash was compared.
         engine_version: Version that the bundle was compiled and checked with.
-        engine_version_here: Version on this machine; None for a portable bundle.
+        on: Where the canaries ran.
+        engine_version_here: Version on this machine of the engine that ran them; None if none did.
         canaries: None if they did not run; ``remarks`` says why.
         remarks: What a person should know although nothing failed.
     """
 
     bundle: str
     kind: Literal["native", "portable"]
+    on: Place
     target: str
     precision: str
     engine: str
@@ -57,12 +59,14 @@ class VerifyReport(Options):
             )
 
 
-def verify(path: str | Path, *, threads: int | None = None) -> VerifyReport:
+def verify(path: str | Path, *, threads: int | None = None, on: Place = "device") -> VerifyReport:
     """Check structure and hashes, then run the canaries on the bundle's engine.
 
     Args:
         path: The ``.edge`` file.
         threads: Engine threads instead of the bundle's own setting.
+        on: Where the canaries run: on this machine as the ``"device"``, on the engine's
+            ``"emulator"``, or on this ``"host"`` with another engine that has the same integers.
 
     Raises:
         BundleError: The bundle is damaged or unsafe.
@@ -74,22 +78,29 @@ def verify(path: str | Path, *, threads: int | None = None) -> VerifyReport:
         remarks: list[str] = []
         here: str | None = None
         canaries: CanaryResult | None = None
-        if manifest.kind == "portable":
-            remarks.append("portable: canaries run after edgessl finalize on the device")
+        if manifest.kind == "portable" and on == "device":
+            remarks.append(
+                "portable: canaries run after edgessl finalize on the device"
+                + (", or with --on host" if manifest.stand_ins else "")
+            )
         else:
-            here = ENGINES.get(manifest.engine.name).version()
-            if here != manifest.engine.version:
+            session = open_engine(bundle, threads=threads, on=on)
+            engine = engine_of(manifest, on, path.name)[0]
+            here = ENGINES.get(engine.name).version()
+            if engine.version and here != engine.version:
                 remarks.append(
-                    f"compiled with {manifest.engine.name} {manifest.engine.version}, "
-                    f"this machine has {here}"
+                    f"compiled with {engine.name} {engine.version}, this machine has {here}"
                 )
-            with Model(manifest, open_engine(bundle, threads=threads), name=path.name) as model:
+            if on != "device":
+                remarks.append(f"canaries ran on the {on} with {engine.name}, not on the device")
+            with Model(manifest, session, name=path.name) as model:
                 canaries = run_canaries(bundle, model)
             if canaries is None:
                 remarks.append("the bundle has no canaries: results were not compared")
         return VerifyReport(
             bundle=path.name,
             kind=manifest.kind,
+            on=on,
             target=manifest.target,
             precision=manifest.precision,
             engine=manifest.engine.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from contracts.compiling import ONNX_FP32, target_of
 from contracts.onnx_models import cnn_inputs, write_cnn
+from edgessl.files import cache_directory
 from edgessl.targets import Target
 
 
@@ -29,6 +31,13 @@ def inputs() -> NDArray[np.float32]:
 def fp32() -> Target:
     """One candidate, which builds in no time."""
     return target_of(ONNX_FP32)
+
+
+@pytest.fixture(autouse=True)
+def empty_cache() -> Iterator[None]:
+    """Each test compiles itself; what was measured before is still remembered."""
+    yield
+    shutil.rmtree(cache_directory("compile"), ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
