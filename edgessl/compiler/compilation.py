@@ -16,6 +16,7 @@ from edgessl.compiler.calibration import (
     Calibration,
     CalibrationInput,
     OpenData,
+    describe_inputs,
     open_calibration,
     split_indices,
     store,
@@ -56,6 +57,9 @@ class CompileOptions(Options):
         seed: Draws the samples.
         threads: Engine threads; 0 is all physical cores.
         batch_size: Samples per engine call.
+        preprocess: How images or sounds become the model's input, as ``--preprocess`` says it.
+        constants: Input name → the value that fills an input that never changes.
+        shapes: Input name → its shape with the batch, for inputs of open size.
         method: How activation ranges are chosen; None takes the target's way.
         max_float_layers: Most layers that mixed precision puts back into floating point where
             integers miss the gate narrowly.
@@ -74,6 +78,9 @@ class CompileOptions(Options):
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
+    preprocess: str | None = None
+    constants: dict[str, int | float] = Field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     method: Literal["minmax", "percentile", "mse", "entropy"] | None = None
     max_float_layers: Annotated[int, Field(ge=0, le=1000)] = 6
     npu_compiler: str | None = None
@@ -232,8 +239,10 @@ def _inspect(model: Path, folder: Path, options: CompileOptions) -> GraphInfo:
             model=str(model.absolute()),
             out=str(folder / "original.onnx"),
             batch_size=options.batch_size,
+            shapes=options.shapes,
         )
-    return GraphInfo.model_validate(values)
+    graph = GraphInfo.model_validate(values)
+    return describe_inputs(graph, preprocess=options.preprocess, constants=options.constants)
 
 
 def _stored(

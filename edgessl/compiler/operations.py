@@ -28,9 +28,12 @@ class _Opened:
     feeds: Mapping[str, Array] = {}
 
 
-def inspect(model: str, out: str, batch_size: int) -> dict[str, Any]:
-    """Check a model and write it with a fixed batch: a `GraphInfo`."""
-    return prepare_graph(Path(model), Path(out), batch_size=batch_size).model_dump(mode="json")
+def inspect(
+    model: str, out: str, batch_size: int, shapes: dict[str, list[int]] | None = None
+) -> dict[str, Any]:
+    """Check a model and write it with a fixed batch and fixed shapes: a `GraphInfo`."""
+    graph = prepare_graph(Path(model), Path(out), batch_size=batch_size, shapes=shapes)
+    return graph.model_dump(mode="json")
 
 
 def simplify(graph: dict[str, Any], out: str, samples: str) -> dict[str, Any]:

@@ -127,6 +127,7 @@ def _write(search: Search, trials: list[Trial], chosen: Trial, out: Path) -> Man
         batch_size=graph.batch_size if by_row else None,
         embedding_dim=graph.embedding_dim or embedding_dim(results),
         preprocessing=graph.preprocessing,
+        constants=graph.constants,
         fidelity=chosen.outcome.fidelity,
         candidates=tuple(t.entry(stable=True) for t in trials),
         canaries=_described(chosen, "", count),
