@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,19 @@ from edgessl.errors import UnavailableError
 from edgessl.files import cache_directory
 from edgessl.optional import is_available, require
 from edgessl.runtime.threads import physical_cores
-from edgessl.targets import HostFacts, Target, detect, list_targets, load_target
+from edgessl.targets import CandidateSpec, HostFacts, Target, detect, list_targets, load_target
+from edgessl.targets.intel import NPU_PLATFORMS
+from edgessl.targets.qualcomm import SOCS
 
 __all__ = ["Diagnosis", "EngineStatus", "Gpu", "PackageStatus", "TargetStatus", "diagnose"]
 
 _TIMEOUT_S = 60.0
-_JETSON = Path("/etc/nv_tegra_release")
 _GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
 _BUILD_PACKAGES = ("onnx", "onnxslim")
+_ENGINE_PACKAGES = {"openvino": "openvino", "qnn": "onnxruntime_qnn"}
+"""What building for an engine needs beside the packages for all; TensorRT builds on the device."""
+_EXTRAS = {"onnxruntime_qnn": "qnn"}
+_NPU_DRIVER = "https://github.com/intel/linux-npu-driver"
 
 
 class Gpu(Options):
@@ -70,6 +75,7 @@ class TargetStatus(Options):
     """One target.
 
     Attributes:
+        family: Kind of device.
         runs: Its bundles run here.
         builds: Candidates that `edgessl compile` can try here.
         obstacles: What stands in the way of the rest, each with its remedy.
@@ -77,6 +83,7 @@ class TargetStatus(Options):
 
     name: str
     description: str
+    family: str
     runs: bool
     builds: tuple[str, ...]
     obstacles: tuple[str, ...]
@@ -89,6 +96,7 @@ class Diagnosis(Options):
         cores: Physical cores that this process may use.
         memory_bytes: Of the machine.
         gpus: As nvidia-smi lists them.
+        accelerators: Other devices that can run models, with what is missing for it.
         gpu_remark: Why PyTorch does or does not use a GPU.
         nt_xent: The implementation of the contrastive loss that `edgessl.kernels` takes, and why.
         cache: Folder of things that can be made again.
@@ -104,6 +112,7 @@ class Diagnosis(Options):
     cores: int
     memory_bytes: int
     gpus: tuple[Gpu, ...]
+    accelerators: tuple[str, ...]
     gpu_remark: str
     nt_xent: str
     engines: tuple[EngineStatus, ...]
@@ -117,8 +126,8 @@ def diagnose() -> Diagnosis:
     """Look at this machine; PyTorch is not imported into this process."""
     host = detect()
     gpus = _gpus()
-    engines = (_onnxruntime(), _openvino())
-    usable = {engine.name for engine in engines if engine.obstacle is None}
+    engines = (_onnxruntime(), _openvino(), _qnn(host), _tensorrt(host))
+    usable = {engine.name: engine for engine in engines if engine.obstacle is None}
     cache = cache_directory()
     return Diagnosis(
         edgessl=__version__,
@@ -130,7 +139,8 @@ def diagnose() -> Diagnosis:
         cores=physical_cores(),
         memory_bytes=psutil.virtual_memory().total,
         gpus=gpus,
-        gpu_remark=_gpu_remark(gpus),
+        accelerators=tuple(_accelerators(host)),
+        gpu_remark=_gpu_remark(gpus, host),
         nt_xent=_nt_xent(),
         engines=engines,
         targets=tuple(_target(load_target(name), host, usable) for name in list_targets()),
@@ -148,9 +158,24 @@ def _gpus() -> tuple[Gpu, ...]:
     return tuple(Gpu(name=r[0], memory=r[1], driver=r[2]) for r in rows if len(r) == 3)
 
 
-def _gpu_remark(gpus: tuple[Gpu, ...]) -> str:
+def _accelerators(host: HostFacts) -> Iterator[str]:
+    if host.jetson is not None or host.l4t is not None:
+        jetpack = f"JetPack {host.jetpack}" if host.jetpack else "JetPack unknown"
+        yield f"{host.board or 'NVIDIA Jetson'}, {jetpack} (Jetson Linux {host.l4t or 'unknown'})"
+    if host.soc is not None:
+        soc = SOCS[host.soc]
+        yield f"Qualcomm {host.soc} ({soc.marketing_name}), Hexagon v{soc.htp_arch}"
+    if host.npu_platform is not None:
+        driver = "" if host.npu_driver else f"; no driver is loaded: install {_NPU_DRIVER}"
+        codenames = NPU_PLATFORMS[host.npu_platform].codenames
+        yield f"Intel NPU {host.npu_platform} ({codenames}){driver}"
+    if host.intel_gpu:
+        yield "Intel GPU"
+
+
+def _gpu_remark(gpus: tuple[Gpu, ...], host: HostFacts) -> str:
     """In a process of its own: importing PyTorch takes seconds and hundreds of megabytes."""
-    if _JETSON.exists():
+    if host.jetson is not None or host.l4t is not None:
         return "Jetson: integrated GPU, used through TensorRT"
     if not gpus:
         return "no NVIDIA GPU found (no nvidia-smi, or it lists none); training uses the CPU"
@@ -188,55 +213,110 @@ def _openvino() -> EngineStatus:
     return _engine("openvino", "openvino", lambda openvino: openvino.Core().available_devices)
 
 
-def _engine(name: str, extra: str, devices: Any) -> EngineStatus:
+def _qnn(host: HostFacts) -> EngineStatus:
+    """On x86-64 the same package emulates the NPU; the library is looked for, not loaded."""
+
+    def devices(qnn: Any) -> list[str]:
+        if not Path(qnn.get_qnn_htp_path()).exists():
+            return []
+        if host.soc is not None:
+            return [f"NPU of {host.soc}"]
+        return ["NPU emulator"] if host.arch == "x86_64" else []
+
+    return _engine("qnn", "qnn", devices, module="onnxruntime_qnn", package="onnxruntime-qnn")
+
+
+def _tensorrt(host: HostFacts) -> EngineStatus:
+    return _engine("tensorrt", "tensorrt", lambda _: [gpu.name for gpu in host.nvidia_gpus])
+
+
+def _engine(
+    name: str,
+    extra: str,
+    devices: Callable[[Any], Iterable[str]],
+    *,
+    module: str | None = None,
+    package: str | None = None,
+) -> EngineStatus:
+    found: tuple[str, ...] = ()
+    obstacle: str | None = None
+    loaded: Any = None
     try:
-        found = tuple(devices(require(name, extra=extra)))
-    except (UnavailableError, RuntimeError) as error:
-        return EngineStatus(
-            name=name, version=_version(name), devices=(), obstacle=" ".join(str(error).split())
-        )
-    return EngineStatus(name=name, version=_version(name), devices=found, obstacle=None)
+        loaded = require(module or name, extra=extra)
+        found = tuple(devices(loaded))
+    # An OSError is a shared library that is missing.
+    except (UnavailableError, RuntimeError, OSError) as error:
+        obstacle = " ".join(str(error).split())
+    version = _version(package or name) or getattr(loaded, "__version__", None)
+    return EngineStatus(name=name, version=version, devices=found, obstacle=obstacle)
 
 
-def _target(target: Target, host: HostFacts, engines: set[str]) -> TargetStatus:
-    obstacle = target.runs_here(host)
-    if obstacle is not None:
-        return TargetStatus(
-            name=target.name,
-            description=target.description,
-            runs=False,
-            builds=(),
-            obstacles=(f"{obstacle}; compile and run it there",),
-        )
-    possible = {candidate.name for candidate in target.restricted(host)}
-    builds: list[str] = []
+def _target(target: Target, host: HostFacts, usable: Mapping[str, EngineStatus]) -> TargetStatus:
+    elsewhere = target.runs_here(host)
     obstacles: list[str] = []
-    packages: dict[str, list[str]] = {}
+    runs = False
+    if elsewhere is not None:
+        obstacles.append(f"{elsewhere}; compile here, then run or finalize the bundle there")
+    else:
+        lacking = [_cannot_run(target, c.engine, usable) for c in target.candidates]
+        runs = None in lacking
+        obstacles += [] if runs else sorted({reason for reason in lacking if reason})
+    builds, missing = [], {}
     for candidate in target.candidates:
-        missing = _missing_for(candidate.engine, candidate.scheme, engines)
-        if candidate.name not in possible:
-            lacking = sorted(set(candidate.requires) - host.features)
-            obstacles.append(f"{candidate.name}: this CPU lacks {', '.join(lacking)}")
-        elif missing:
-            packages[candidate.name] = missing
+        features = sorted(set(candidate.requires) - host.features) if elsewhere is None else []
+        packages = _missing_for(candidate, usable, elsewhere is None)
+        if features:
+            obstacles.append(f"{candidate.name}: this CPU lacks {', '.join(features)}")
+        elif packages:
+            missing[candidate.name] = packages
         else:
             builds.append(candidate.name)
-    if packages:
-        names = ", ".join(sorted({name for missing in packages.values() for name in missing}))
-        obstacles.append(f"{len(packages)} candidates need {names}; pip install 'edgessl[compile]'")
+    if missing:
+        obstacles.append(_install(missing))
     return TargetStatus(
         name=target.name,
         description=target.description,
-        runs=any(candidate.engine in engines for candidate in target.candidates),
+        family=target.family,
+        runs=runs,
         builds=tuple(builds),
         obstacles=tuple(obstacles),
     )
 
 
-def _missing_for(engine: str, scheme: str | None, engines: set[str]) -> list[str]:
-    packages = [*_BUILD_PACKAGES, *(["nncf"] if scheme == "nncf" else [])]
-    missing = [package for package in packages if not is_available(package)]
-    return missing if engine in engines else [engine, *missing]
+def _cannot_run(target: Target, engine: str, usable: Mapping[str, EngineStatus]) -> str | None:
+    """Why an engine does not run here what the target's device could; None if it does."""
+    if engine not in usable:
+        extra = engine if engine in ("qnn", "tensorrt", "openvino") else "compile"
+        return f"running needs {engine}; pip install 'edgessl[{extra}]'"
+    device = target.engine_options.get(engine, {}).get("device")
+    if isinstance(device, str) and not any(
+        name.partition(".")[0] == device for name in usable[engine].devices
+    ):
+        return f"{engine} shows no {device} device; install its driver"
+    return None
+
+
+def _missing_for(
+    candidate: CandidateSpec, usable: Mapping[str, EngineStatus], here: bool
+) -> list[str]:
+    """Packages that building needs and that are not there."""
+    wanted = [*_BUILD_PACKAGES, *(["nncf"] if candidate.scheme == "nncf" else [])]
+    engine = _ENGINE_PACKAGES.get(candidate.engine)
+    if engine is not None:
+        wanted.append(engine)
+    missing = [package for package in wanted if not is_available(package)]
+    # Where the device is at hand, candidates are measured with the engine itself.
+    if here and not missing and candidate.engine not in usable:
+        return [candidate.engine]
+    return missing
+
+
+def _install(missing: Mapping[str, Sequence[str]]) -> str:
+    names = sorted({name for packages in missing.values() for name in packages})
+    extras = sorted({_EXTRAS.get(name, "compile") for name in names if name != "tensorrt"})
+    extras += ["tensorrt"] if "tensorrt" in names else []
+    count = f"{len(missing)} candidates need" if len(missing) > 1 else "1 candidate needs"
+    return f"{count} {', '.join(names)}; pip install 'edgessl[{','.join(extras)}]'"
 
 
 def _packages() -> tuple[PackageStatus, ...]:

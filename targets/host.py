@@ -196,12 +196,14 @@ def _npu_platform(devices: Path) -> str | None:
     return None
 
 
-@functools.cache
 def _nvidia_smi() -> tuple[NvidiaGpu, ...]:
-    """What nvidia-smi lists; drivers before 510 do not know ``compute_cap``."""
     program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
+    return () if program is None else _listed_by(program)
+
+
+@functools.cache
+def _listed_by(program: str) -> tuple[NvidiaGpu, ...]:
+    """What nvidia-smi lists; drivers before 510 do not know ``compute_cap``."""
     for query in ("name,driver_version,compute_cap", "name,driver_version"):
         command = [program, f"--query-gpu={query}", "--format=csv,noheader"]
         try:
@@ -211,9 +213,13 @@ def _nvidia_smi() -> tuple[NvidiaGpu, ...]:
         except (OSError, subprocess.SubprocessError):
             continue
         rows = [line.split(", ") for line in done.stdout.splitlines()]
+        wanted = query.count(",") + 1
         return tuple(
-            NvidiaGpu(row[0], row[2] if len(row) > 2 else None, row[1])
-            for row in rows
-            if len(row) == query.count(",") + 1
+            NvidiaGpu(row[0], _capability(row[2:]), row[1]) for row in rows if len(row) == wanted
         )
     return ()
+
+
+def _capability(cells: list[str]) -> str | None:
+    known = bool(cells) and re.fullmatch(r"\d+\.\d+", cells[0]) is not None
+    return cells[0] if known else None

@@ -27,6 +27,7 @@ def doctor(
         ("cpu features", " ".join(found.cpu_features) or "none that matter"),
         ("memory", f"{found.memory_bytes / 1e9:.1f} GB"),
         *(("gpu", f"{g.name}, {g.memory}, driver {g.driver}") for g in found.gpus),
+        *(("accelerator", name) for name in found.accelerators),
         ("gpu use", found.gpu_remark),
         ("nt-xent", found.nt_xent),
         ("cache", f"{found.cache} ({found.cache_free_bytes / 1e9:.1f} GB free)"),
@@ -36,9 +37,9 @@ def doctor(
     terminal.table(["engine", "version", "devices"], engines)
     targets = [
         (t.name, "yes" if t.runs else "no", len(t.builds), "; ".join(t.obstacles) or "nothing")
-        for t in found.targets
+        for t in sorted(found.targets, key=lambda target: (target.family, target.name))
     ]
-    terminal.table(["target", "runs here", "candidates", "what is missing"], targets)
+    terminal.table(["target", "runs here", "builds here", "what is missing"], targets)
     packages = [
         (p.name, p.version or f"pip install 'edgessl[{p.extras[0]}]'", ", ".join(p.extras))
         for p in found.packages
