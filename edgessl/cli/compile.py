@@ -32,6 +32,20 @@ def compile_(
         float | None, typer.Option(help="Least mean cosine to float32 [default: the target's].")
     ] = None,
     batch: Annotated[int, typer.Option(help="Samples per engine call.")] = 1,
+    preprocess: Annotated[
+        str | None,
+        typer.Option(
+            help="How images or sounds become the input: size=240x320,mean=127,std=128,"
+            "range=0-255,layout=nchw,order=bgr or rate=16000,samples=576 "
+            "[default: the model's metadata]."
+        ),
+    ] = None,
+    constant: Annotated[
+        list[str] | None, typer.Option(help="Fill an input that never changes: sr=16000,state=0.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Fix an input of open size: input=1x3x320x320.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON here.")] = None,
     remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure latency anew.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -39,11 +53,14 @@ def compile_(
     """Compile a model for a target: try the candidates, keep the fastest that stays faithful."""
     from edgessl.cli import terminal
     from edgessl.compiler import FidelityGateError, compile_model
+    from edgessl.compiler.calibration import parse_constants
+    from edgessl.compiler.shapes import parse_shapes
     from edgessl.config import parse_overrides
     from edgessl.data.calibration import open_media
 
     named = {"precision": precision, "engine": engine, "min_fidelity": min_fidelity}
-    named |= {"batch_size": batch, "remeasure": remeasure}
+    named |= {"batch_size": batch, "remeasure": remeasure, "preprocess": preprocess}
+    named |= {"constants": parse_constants(constant or []), "shapes": parse_shapes(shape or [])}
     try:
         with terminal.progress() as progress:
             result = compile_model(
