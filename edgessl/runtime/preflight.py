@@ -191,6 +191,6 @@ def _intel_npu(wanted: Requirements, host: HostFacts) -> Iterator[str]:
         yield f"it is for the Intel NPU {platform}, {have} (compile it for this device)"
     elif not host.npu_driver:
         yield (
-            f"the Intel NPU {platform} has no driver (no /dev/accel; install "
+            f"the Intel NPU {platform} has no driver (no /dev/accel here: install "
             "https://github.com/intel/linux-npu-driver)"
         )
