@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from edgessl.bundle.manifest import Candidate
     from edgessl.compiler import CompileReport
 
 __all__ = ["compile_"]
@@ -25,7 +26,7 @@ def compile_(
         typer.Argument(metavar="[key=value]...", help="samples, held_out, seed, threads, …"),
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="auto, or only fp32, bf16, fp16, int8, a16w8.")
+        str, typer.Option(help="auto, or only fp32, bf16, fp16, int8, a16w8, w8, w4.")
     ] = "auto",
     engine: Annotated[str | None, typer.Option(help="Only this engine.")] = None,
     min_fidelity: Annotated[
@@ -58,9 +59,16 @@ def compile_(
     from edgessl.config import parse_overrides
     from edgessl.data.calibration import open_media
 
-    named = {"precision": precision, "engine": engine, "min_fidelity": min_fidelity}
-    named |= {"batch_size": batch, "remeasure": remeasure, "preprocess": preprocess}
-    named |= {"constants": parse_constants(constant or []), "shapes": parse_shapes(shape or [])}
+    named: dict[str, Any] = {
+        "precision": precision,
+        "engine": engine,
+        "min_fidelity": min_fidelity,
+        "batch_size": batch,
+        "remeasure": remeasure,
+        "preprocess": preprocess,
+        "constants": parse_constants(constant or []),
+        "shapes": parse_shapes(shape or []),
+    }
     try:
         with terminal.progress() as progress:
             result = compile_model(
@@ -85,19 +93,29 @@ def _show(report: CompileReport, *, as_json: bool) -> None:
     if as_json:
         terminal.print_json(report.model_dump(mode="json"))
         return
+    figures = ["cosine", "p1", "centred", "neighbours"] if report.gate.encoder else ["SQNR dB"]
     rows = []
     for c in report.candidates:
-        shown = [""] * 4
-        if (f := c.fidelity) is not None and f.finite:
-            figures = (f.cosine_mean, f.cosine_p1, f.centred_cosine_mean, f.neighbour_agreement)
-            shown = [f"{x:.4f}" for x in figures]
         size = "" if c.size_bytes is None else f"{c.size_bytes / 1e6:.2f}"
-        latency = [_ms(c.latency_p50_ms), _ms(c.latency_p90_ms)]
-        rows.append([c.name, c.status, *latency, size, *shown, c.reason])
-    headers = ["candidate", "status", "p50 ms", "p90 ms", "MB", "cosine", "p1", "centred"]
-    terminal.table([*headers, "neighbours", "why"], rows)
+        latency = [_ms(c.latency_p50_ms), _ms(c.latency_p90_ms)] if report.measured else []
+        rows.append([c.name, c.status, *latency, size, *_figures(c, len(figures)), c.reason])
+    times = ["p50 ms", "p90 ms"] if report.measured else []
+    terminal.table(["candidate", "status", *times, "MB", *figures, "why"], rows)
     if report.bundle is not None:
-        terminal.note(f"wrote {report.bundle} ({(report.size_bytes or 0) / 1e6:.2f} MB)")
+        kind = report.manifest.kind if report.manifest else ""
+        terminal.note(f"wrote {report.bundle} ({(report.size_bytes or 0) / 1e6:.2f} MB, {kind})")
+    if report.bundle is not None and not report.measured:
+        terminal.note("this machine is no such device: nothing was timed, see the reasons")
+
+
+def _figures(candidate: Candidate, count: int) -> list[str]:
+    f = candidate.fidelity
+    if f is None or not f.finite:
+        return [""] * count
+    if count == 1:
+        return ["exact" if f.sqnr_db is None else f"{f.sqnr_db:.1f}"]
+    figures = (f.cosine_mean, f.cosine_p1, f.centred_cosine_mean, f.neighbour_agreement)
+    return [f"{x:.4f}" for x in figures]
 
 
 def _ms(value: float | None) -> str:

@@ -27,8 +27,10 @@ from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.identity import compilation_key
 from edgessl.compiler.mixed import rescue
 from edgessl.compiler.packing import embedding_dim, finish, reuse
-from edgessl.compiler.process import Worker, WorkerFailure, ask
+from edgessl.compiler.process import Worker, WorkerFailure
 from edgessl.compiler.report import CompileReport
+from edgessl.compiler.rewrites import RewriteRemark
+from edgessl.compiler.rewrites.pipeline import rewrite_in_workers
 from edgessl.compiler.samples import Samples
 from edgessl.compiler.search import Limits, Search, select_candidates
 from edgessl.compiler.work import Done, Work, keep_finished, open_work, recall_finished
@@ -70,7 +72,7 @@ class CompileOptions(Options):
         remeasure: Measure latency anew even if the same candidates were measured here before.
     """
 
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8", "a16w8"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8", "a16w8", "w8", "w4"] = "auto"
     engine: str | None = None
     min_fidelity: Annotated[float, Field(gt=0, le=1)] | None = None
     samples: Annotated[int, Field(ge=8, le=100_000)] | None = None
@@ -139,7 +141,7 @@ def compile_model(
         output_errors(Path(tempfile.gettempdir())),
         tempfile.TemporaryDirectory(prefix="edgessl-compile-") as inbox,
     ):
-        graph = _inspect(Path(model), Path(inbox), options)
+        graph = _inspect(Path(model), Path(inbox), device, options)
         source = open_calibration(calibration, graph, open_data=open_data)
         parts = split_indices(
             len(source),
@@ -155,7 +157,7 @@ def compile_model(
             search = _prepare(work, graph, source, parts, device, options, progress)
             trials = rescue(search, search.run(candidates), max_layers=options.max_float_layers)
             trials = choose(search, trials, remeasure=options.remeasure)
-            result = finish(search, trials, _remark(work), Path(out), report)
+            result = finish(search, trials, Path(out), report)
         if key is not None:
             keep_finished(key, Path(out), result.model_dump(mode="json"), progress)
     return result
@@ -184,15 +186,16 @@ def _prepare(
         for name, indices in zip(("calibration", "held_out"), parts, strict=True)
     )
     reference = _reference(work, graph, held_out, options)
-    # A simplified graph may be the original's equal on real samples only, so they come first.
-    simplified = _simplified(work, graph, held_out)
+    # A rewritten graph may be the original's equal on real samples only, so they come first.
+    rewritten = _rewritten(work, graph, held_out)
     host = detect()
     encoder = graph.embedding_dim is not None or embedding_dim(reference) is not None
     return Search(
         target=device,
         host=host,
         obstacle=device.runs_here(host),
-        graph=simplified,
+        graph=rewritten.graph,
+        rewrites=rewritten.remarks,
         calibration=samples,
         held_out=held_out,
         reference=reference,
@@ -229,7 +232,7 @@ def _limits(options: CompileOptions) -> Limits:
     )
 
 
-def _inspect(model: Path, folder: Path, options: CompileOptions) -> GraphInfo:
+def _inspect(model: Path, folder: Path, device: Target, options: CompileOptions) -> GraphInfo:
     limits = _limits(options)
     with Worker(folder, timeout_s=limits.timeout_s, memory_bytes=limits.memory_bytes) as worker:
         values = _ask_model(
@@ -239,6 +242,7 @@ def _inspect(model: Path, folder: Path, options: CompileOptions) -> GraphInfo:
             model=str(model.absolute()),
             out=str(folder / "original.onnx"),
             batch_size=options.batch_size,
+            static=device.shapes.static,
             shapes=options.shapes,
         )
     graph = GraphInfo.model_validate(values)
@@ -282,34 +286,18 @@ def _reference(work: Work, graph: GraphInfo, held_out: Samples, options: Compile
     return Samples(out)
 
 
-class _Simplified(Options):
+class _Rewritten(Options):
     graph: GraphInfo
-    remark: str
+    remarks: tuple[RewriteRemark, ...]
 
 
-def _simplified(work: Work, graph: GraphInfo, samples: Samples) -> GraphInfo:
-    known = work.recall("simplified", _Simplified)
+def _rewritten(work: Work, graph: GraphInfo, samples: Samples) -> _Rewritten:
+    known = work.recall("rewritten", _Rewritten)
     if known is None:
-        out = work.folder / "simplified.onnx"
-        try:
-            answer = ask(
-                work.folder,
-                "simplify",
-                graph=graph.model_dump(mode="json"),
-                out=str(out),
-                samples=str(samples.folder),
-            )
-            kept = graph.model_copy(update={"path": str(out)}) if answer["written"] else graph
-            known = _Simplified(graph=kept, remark=answer["remark"])
-        except WorkerFailure as failure:
-            known = _Simplified(graph=graph, remark=f"kept as it is: onnxslim {failure.summary}")
-        work.keep("simplified", known)
-    return known.graph
-
-
-def _remark(work: Work) -> str:
-    known = work.recall("simplified", _Simplified)
-    return known.remark if known else ""
+        folder = work.fresh("rewrites")
+        result, remarks = rewrite_in_workers(graph, folder, samples)
+        known = work.keep("rewritten", _Rewritten(graph=result, remarks=remarks))
+    return known
 
 
 def _ask_model(worker: Worker, file: Path, operation: str, /, **arguments: Any) -> Any:

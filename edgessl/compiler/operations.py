@@ -29,10 +29,16 @@ class _Opened:
 
 
 def inspect(
-    model: str, out: str, batch_size: int, shapes: dict[str, list[int]] | None = None
+    model: str,
+    out: str,
+    batch_size: int,
+    shapes: dict[str, list[int]] | None = None,
+    static: bool = False,
 ) -> dict[str, Any]:
     """Check a model and write it with a fixed batch and fixed shapes: a `GraphInfo`."""
-    graph = prepare_graph(Path(model), Path(out), batch_size=batch_size, shapes=shapes)
+    graph = prepare_graph(
+        Path(model), Path(out), batch_size=batch_size, shapes=shapes, static=static
+    )
     return graph.model_dump(mode="json")
 
 

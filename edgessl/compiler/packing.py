@@ -35,7 +35,7 @@ _CANARY_COSINE_LOW_PRECISION = 0.99
 
 
 def finish(
-    search: Search, trials: list[Trial], remark: str, out: Path, report_path: str | Path | None
+    search: Search, trials: list[Trial], out: Path, report_path: str | Path | None
 ) -> CompileReport:
     """Write the bundle and the report, or say why there is none.
 
@@ -51,7 +51,7 @@ def finish(
         target=search.target.name,
         chosen=chosen.name if chosen else None,
         measured=search.obstacle is None,
-        graph=remark,
+        rewrites=search.rewrites,
         calibration_samples=search.calibration.count,
         held_out_samples=search.held_out.count,
         gate=search.gate,

@@ -6,6 +6,7 @@ from typing import Literal
 
 from edgessl.bundle.manifest import Candidate, Manifest
 from edgessl.compiler.fidelity import Gate
+from edgessl.compiler.rewrites import RewriteRemark
 from edgessl.config import Options
 from edgessl.errors import GateError
 
@@ -21,7 +22,7 @@ class CompileReport(Options):
         target: Name of the target.
         chosen: Name of the candidate in the bundle.
         measured: True if candidates were timed; False where this machine is no such device.
-        graph: What became of the simplification.
+        rewrites: What became of each rewrite of the graph.
         calibration_samples: Samples that set integer ranges.
         held_out_samples: Samples that the gate judged by.
         gate: Least figures that pass.
@@ -36,7 +37,7 @@ class CompileReport(Options):
     target: str
     chosen: str | None
     measured: bool
-    graph: str
+    rewrites: tuple[RewriteRemark, ...]
     calibration_samples: int
     held_out_samples: int
     gate: Gate

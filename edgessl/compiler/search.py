@@ -13,6 +13,8 @@ from edgessl.compiler.backends import BuildRequest, Built
 from edgessl.compiler.fidelity import Gate, measure_fidelity
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.process import WorkerFailure, ask
+from edgessl.compiler.ranges import Method
+from edgessl.compiler.rewrites import RewriteRemark
 from edgessl.compiler.samples import Samples
 from edgessl.compiler.trial import Outcome, Trial
 from edgessl.compiler.work import Work
@@ -53,8 +55,11 @@ def select_candidates(
     if not chosen:
         precisions = sorted({c.precision for c in of_engine})
         by = f"{target.name} with {engine}" if engine else target.name
+        why = {str(name): reason for name, reason in target.refused.items()}.get(precision)
         raise TargetError(
-            f"{by} has no precision '{precision}'; choose auto or {', '.join(precisions)}"
+            f"{by} has no precision '{precision}': {why}; choose auto or {', '.join(precisions)}"
+            if why
+            else f"{by} has no precision '{precision}'; choose auto or {', '.join(precisions)}"
         )
     return chosen
 
@@ -68,6 +73,7 @@ class Search:
         host: This machine.
         obstacle: Why this machine is not such a device; None if it is.
         graph: The prepared graph.
+        rewrites: What became of its rewrites.
         calibration: Samples that quantizers see.
         held_out: Samples that the gate judges by.
         reference: Outputs of the float32 model for them.
@@ -85,13 +91,14 @@ class Search:
     host: HostFacts
     obstacle: str | None
     graph: GraphInfo
+    rewrites: tuple[RewriteRemark, ...]
     calibration: Samples
     held_out: Samples
     reference: Samples
     gate: Gate
     work: Work
     threads: int
-    method: str
+    method: Method
     settings: dict[str, str]
     limits: Limits
     seed: int

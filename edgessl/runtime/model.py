@@ -89,9 +89,9 @@ def engine_of(manifest: Manifest, on: Place, name: str) -> tuple[EngineSpec, str
     for stand_in in manifest.stand_ins:
         if stand_in.kind == on:
             return stand_in.engine, stand_in.model
-    kinds = sorted({stand_in.kind for stand_in in manifest.stand_ins}) or ["none"]
+    kinds = ", ".join(sorted({stand_in.kind for stand_in in manifest.stand_ins})) or "none"
     raise UnavailableError(
-        f"{name}: cannot run on '{on}': its stand-ins are {', '.join(kinds)}; run it on the device"
+        f"{name}: cannot run on '{on}': its stand-ins are {kinds}; run it on the device"
     )
 
 
