@@ -10,6 +10,7 @@ from pydantic import Field
 from edgessl.bundle.manifest import OptionValue, Requirements, StandIn
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.quantizers import QUANTIZERS, QuantizationJob
+from edgessl.compiler.ranges import Method
 from edgessl.compiler.samples import Samples
 from edgessl.config import Options
 from edgessl.errors import TargetError
@@ -46,7 +47,7 @@ class BuildRequest(Options):
     folder: str
     threads: int
     reduce_range: bool
-    method: str = "minmax"
+    method: Method = "minmax"
     keep_float: tuple[str, ...] = ()
     settings: dict[str, str] = Field(default_factory=dict)
     seed: int = 0
@@ -71,6 +72,7 @@ class BuildRequest(Options):
             reduce_range=self.reduce_range,
             method=self.method,
             keep_float=self.keep_float,
+            engine=self.candidate.engine,
         )
         return QUANTIZERS.get(self.candidate.scheme).quantize(job)
 
@@ -124,6 +126,7 @@ BACKENDS: Registry[Backend] = Registry(
         "onnxruntime": "edgessl.compiler.backends.onnxruntime:OnnxRuntimeBackend",
         "openvino": "edgessl.compiler.backends.openvino:OpenVINOBackend",
         "qnn": "edgessl.compiler.backends.qnn:QnnBackend",
+        "tensorrt": "edgessl.compiler.backends.tensorrt:TensorRTBackend",
     },
     group="edgessl.backends",
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgessl.compiler.graph_info import GraphInfo
+from edgessl.compiler.ranges import Method
 from edgessl.compiler.samples import Samples
 from edgessl.registry import Registry
 
@@ -29,6 +30,7 @@ class QuantizationJob:
         method: How activation ranges are chosen: ``"minmax"``, ``"percentile"``, ``"mse"`` or
             ``"entropy"``.
         keep_float: Names of nodes that stay in floating point.
+        engine: Engine that will run the result.
     """
 
     graph: GraphInfo
@@ -39,8 +41,9 @@ class QuantizationJob:
     remainder: str | None
     per_channel: bool
     reduce_range: bool
-    method: str
+    method: Method
     keep_float: tuple[str, ...]
+    engine: str = "onnxruntime"
 
 
 class Quantizer(Protocol):
@@ -64,8 +67,12 @@ QUANTIZERS: Registry[Quantizer] = Registry(
     "quantization scheme",
     {
         "nncf": "edgessl.compiler.quantizers.nncf:Nncf",
+        "qnn": "edgessl.compiler.quantizers.qnn:Qnn",
         "s8s8": "edgessl.compiler.quantizers.onnxruntime:OnnxRuntimeQdq",
+        "tensorrt": "edgessl.compiler.quantizers.tensorrt:TensorRT",
+        "tensorrt-dla": "edgessl.compiler.quantizers.tensorrt:TensorRT",
         "u8s8": "edgessl.compiler.quantizers.onnxruntime:OnnxRuntimeQdq",
+        "weight-only": "edgessl.compiler.quantizers.weight_only:WeightOnly",
     },
     group="edgessl.quantizers",
 )

@@ -5,70 +5,151 @@ Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgessl.compiler.graph_info import GraphInfo
+import numpy as np
+
 from edgessl.compiler.quantizers import QuantizationJob
-from edgessl.compiler.samples import Samples
+from edgessl.compiler.quantizers.preparation import check_quantized, prepare_float
+from edgessl.compiler.ranges import Method, Ranges, cached_ranges
+from edgessl.errors import TargetError
 from edgessl.optional import require
 
-__all__ = ["OnnxRuntimeQdq"]
-
-# Per-channel DequantizeLinear exists from opset 13 on.
-_MIN_OPSET = 13
+__all__ = ["OnnxRuntimeQdq", "emit_qdq", "tensors_data", "toolchain"]
 
 
 class OnnxRuntimeQdq:
-    """Activations per tensor, weights signed per channel, ranges by minimum and maximum.
+    """Activations per tensor, weights signed per channel.
 
     The API's default (scheme s8s8) is slower than float on x86: there the fast instructions
-    multiply unsigned by signed. Minimum and maximum are reduced sample by sample; the histogram
-    methods keep every activation of every sample in memory.
+    multiply unsigned by signed.
     """
 
     @staticmethod
     def quantize(job: QuantizationJob) -> tuple[Path, dict[str, str]]:
         """See `edgessl.compiler.quantizers.Quantizer`; gives an ``.onnx``."""
-        onnx = require("onnx", extra="compile")
+        if job.precision != "int8":
+            raise TargetError(
+                f"the scheme {job.scheme} has no precision '{job.precision}'; choose int8"
+            )
         quantization = require("onnxruntime.quantization", extra="compile")
-        shape_inference = require("onnxruntime.quantization.shape_inference", extra="compile")
         types = quantization.QuantType
-        inferred, out = job.folder / "inferred.onnx", job.folder / "quantized.onnx"
-        source = _raise_opset(onnx, job.graph, job.folder / "raised.onnx")
-        # Shapes are fixed except in sequence models; symbolic inference needs sympy for no gain.
-        shape_inference.quant_pre_process(source, inferred, skip_symbolic_shape=True)
-        quantization.quantize_static(
-            inferred,
+        prepared = prepare_float(job.graph, job.folder)
+        out = job.folder / "quantized.onnx"
+        emit_qdq(
+            prepared.path,
             out,
-            _Reader(job.samples),
-            quant_format=quantization.QuantFormat.QDQ,
-            activation_type=types.QUInt8 if job.scheme == "u8s8" else types.QInt8,
-            weight_type=types.QInt8,
+            cached_ranges(prepared.path, job.samples),
+            method=job.method,
+            activation=types.QUInt8 if job.scheme == "u8s8" else types.QInt8,
+            weight=types.QInt8,
             per_channel=job.per_channel,
             reduce_range=job.reduce_range,
-            calibrate_method=quantization.CalibrationMethod.MinMax,
+            exclude=prepared.resolve(job.keep_float),
         )
-        runtime = require("onnxruntime", extra="compile")
-        return out, {"onnx": str(onnx.__version__), "onnxruntime": str(runtime.__version__)}
+        return out, toolchain()
 
 
-def _raise_opset(onnx: Any, graph: GraphInfo, out: Path) -> Path:
-    if graph.opset >= _MIN_OPSET:
-        return Path(graph.path)
-    model = onnx.load(graph.path)
-    onnx.save(onnx.version_converter.convert_version(model, _MIN_OPSET), out)
-    return out
+def toolchain() -> dict[str, str]:
+    """Versions of what writes QDQ graphs."""
+    packages = ("onnx", "onnxruntime")
+    return {name: str(require(name, extra="compile").__version__) for name in packages}
 
 
-class _Reader:
-    """Feeds the samples one call at a time, as onnxruntime's calibrators ask for them."""
+def emit_qdq(
+    source: Path,
+    out: Path,
+    ranges: Ranges,
+    *,
+    method: Method,
+    activation: Any,
+    weight: Any,
+    per_channel: bool,
+    reduce_range: bool,
+    exclude: list[str],
+    operators: list[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a QDQ graph with onnxruntime's placement and our ranges.
 
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
-        self._calls = iter(range(samples.calls))
+    Args:
+        source: The prepared float ``.onnx``.
+        out: Where the integer ``.onnx`` goes.
+        ranges: Of all tensors of ``source``.
+        method: How a range is chosen.
+        activation: ``QuantType`` of activations.
+        weight: ``QuantType`` of weights.
+        per_channel: One weight scale per output channel.
+        reduce_range: Weights keep to 7 bits.
+        exclude: Names of nodes that stay in floating point.
+        operators: Types of operators to quantize; None takes all that onnxruntime knows.
+        options: Further ``extra_options`` of onnxruntime's quantizer.
 
-    def get_next(self) -> dict[str, Any] | None:
-        """The next call's feeds; None at the end."""
-        call = next(self._calls, None)
-        return None if call is None else self._samples.feeds(call)
+    Raises:
+        ModelError: No node of the graph can be quantized.
+    """
+    onnx = require("onnx", extra="compile")
+    quantizing = require("onnxruntime.quantization.qdq_quantizer", extra="compile")
+    registry = require("onnxruntime.quantization.registry", extra="compile")
+    model = onnx.shape_inference.infer_shapes(onnx.load(source))
+    # Without this mark the quantizer infers shapes again, through files.
+    onnx.helper.set_model_props(model, {"onnx.infer": "onnxruntime.quant"})
+    known = operators or sorted({*registry.QLinearOpsRegistry, *registry.QDQRegistry})
+    levels = {"QInt16": 65536, "QUInt16": 65536}.get(activation.name, 256)
+    with _quiet():
+        quantizer = quantizing.QDQQuantizer(
+            model,
+            per_channel,
+            reduce_range,
+            weight,
+            activation,
+            tensors_data(model, ranges, method, levels=levels),
+            [],
+            exclude,
+            known,
+            dict(options or {}),
+        )
+        quantizer.quantize_model()
+    result = quantizer.model.model
+    check_quantized(result, what="int8")
+    del result.metadata_props[:]
+    result.producer_name, result.producer_version = "edgessl", ""
+    onnx.save(result, out)
+
+
+def tensors_data(model: Any, ranges: Ranges, method: Method, *, levels: int) -> Any:
+    """Our ranges as onnxruntime's calibration would hand them to its quantizer."""
+    onnx = require("onnx", extra="compile")
+    calibrate = require("onnxruntime.quantization.calibrate", extra="compile")
+    graph = model.graph
+    half = {
+        value.name
+        for value in [*graph.input, *graph.output, *graph.value_info]
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    }
+    data = {}
+    for name in ranges.histograms:
+        dtype = np.float16 if name in half else np.float32
+        limits = np.finfo(dtype)
+        low, high = ranges.range_of(name, method, levels=levels, symmetric=False)
+        data[name] = calibrate.TensorData(
+            lowest=np.array(max(low, limits.min), dtype),
+            highest=np.array(min(high, limits.max), dtype),
+        )
+    return calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, data)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizer says through the root logger what it leaves alone."""
+    logger = logging.getLogger()
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

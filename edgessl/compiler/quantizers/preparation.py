@@ -1,0 +1,169 @@
+"""The float graph that quantizers of ONNX files start from, and the names of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgessl.compiler.graph_info import GraphInfo
+from edgessl.errors import ModelError, UsageError, nearest
+from edgessl.optional import require
+
+__all__ = ["FloatGraph", "check_quantized", "prepare_float", "trace_names"]
+
+# Per-channel QuantizeLinear and DequantizeLinear exist from opset 13 on.
+_MIN_OPSET = 13
+_STANDARD = ("", "ai.onnx")
+
+
+@dataclass(frozen=True)
+class FloatGraph:
+    """A graph with constants folded, batch normalization in the weights, and all nodes named.
+
+    Attributes:
+        path: The ``.onnx``; equal graphs give equal bytes.
+        names: Names of its nodes.
+        renamed: Name of a node of the user's graph that is not here any more → name of the node
+            that computes its output, or the output of what follows it, where it was fused.
+    """
+
+    path: Path
+    names: frozenset[str]
+    renamed: dict[str, str]
+
+    def resolve(self, names: Iterable[str]) -> list[str]:
+        """Names of nodes of the user's graph or of this one → names of nodes of this one.
+
+        Raises:
+            UsageError: Neither has such a node.
+        """
+        resolved = []
+        for name in names:
+            here = name if name in self.names else self.renamed.get(name)
+            if here is None:
+                raise UsageError(
+                    f"the graph has no node '{name}' to keep in floating point; "
+                    f"{nearest(name, self.names | set(self.renamed))}"
+                )
+            resolved.append(here)
+        return sorted(set(resolved))
+
+
+def prepare_float(graph: GraphInfo, folder: Path) -> FloatGraph:
+    """Fold, fuse and name; see `FloatGraph`.
+
+    Args:
+        graph: The float graph.
+        folder: Where ``float.onnx`` goes.
+
+    Raises:
+        ModelError: The graph's opset cannot be raised to what integers need.
+    """
+    onnx = require("onnx", extra="compile")
+    shape_inference = require("onnxruntime.quantization.shape_inference", extra="compile")
+    original = onnx.load(graph.path)
+    _name_nodes(original)
+    raised = _raise_opset(onnx, original, graph)
+    source, out = folder / "named.onnx", folder / "float.onnx"
+    onnx.save(raised, source)
+    # Shapes are fixed except in sequence models; symbolic inference needs sympy for no gain.
+    shape_inference.quant_pre_process(source, out, skip_symbolic_shape=True)
+    source.unlink()
+    prepared = onnx.load(out)
+    _name_nodes(prepared)
+    _tidy(onnx, prepared)
+    onnx.save(prepared, out)
+    names = frozenset(node.name for node in prepared.graph.node)
+    return FloatGraph(out, names, trace_names(original.graph, prepared.graph))
+
+
+def check_quantized(model: Any, *, what: str) -> None:
+    """Make sure that something of the main graph is quantized.
+
+    Raises:
+        ModelError: Nothing is.
+    """
+    if not any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        kinds = sorted({node.op_type for node in model.graph.node})
+        raise ModelError(
+            f"nothing of the graph can be quantized as {what}: its nodes are "
+            f"{', '.join(kinds[:8])}, and branches and loops stay in floating point; "
+            "choose a floating-point precision"
+        )
+
+
+def _name_nodes(model: Any) -> None:
+    """Give every node of the main graph a name of its own."""
+    taken: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        name = node.name or f"{node.op_type}_{number}"
+        while name in taken:
+            name = f"{name}_{number}"
+        taken.add(name)
+        node.name = name
+
+
+def _raise_opset(onnx: Any, model: Any, graph: GraphInfo) -> Any:
+    if graph.opset >= _MIN_OPSET:
+        return model
+    names = {tuple(node.output): node.name for node in model.graph.node}
+    try:
+        raised = onnx.version_converter.convert_version(model, _MIN_OPSET)
+    except Exception as error:  # the converter is C++ and raises what it likes
+        text = " ".join(str(error).split())[:160]
+        raise ModelError(
+            f"{Path(graph.path).name}: opset {graph.opset} cannot be raised to {_MIN_OPSET}, "
+            f"which integers need ({text}); export the model again with a newer opset"
+        ) from error
+    for node in raised.graph.node:
+        node.name = names.get(tuple(node.output), node.name)
+    return raised
+
+
+def _tidy(onnx: Any, model: Any) -> None:
+    """Drop what onnxruntime's optimizer adds: operator sets that no node uses."""
+    used = {node.domain for node in _all_nodes(model.graph)} | set(_STANDARD)
+    kept = [imported for imported in model.opset_import if imported.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    # onnxruntime's tools for QNN fail on a file that has properties already.
+    del model.metadata_props[:]
+    model.producer_name, model.producer_version = "edgessl", ""
+
+
+def _all_nodes(graph: Any) -> Iterable[Any]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                yield from _all_nodes(inner)
+
+
+def trace_names(original: Any, prepared: Any) -> dict[str, str]:
+    """Nodes that an optimizer removed → the node that computes their output, or what follows.
+
+    Args:
+        original: The graph before.
+        prepared: The graph after.
+    """
+    producers = {name: node.name for node in prepared.node for name in node.output}
+    here = {node.name for node in prepared.node}
+    consumers: dict[str, list[Any]] = {}
+    for node in original.node:
+        for name in node.input:
+            consumers.setdefault(name, []).append(node)
+    renamed = {}
+    # Backwards, so that what follows a node is known.
+    for node in reversed(original.node):
+        if node.name in here:
+            continue
+        found = next((producers[name] for name in node.output if name in producers), None)
+        if found is None:
+            following = [c.name for name in node.output for c in consumers.get(name, [])]
+            targets = {name if name in here else renamed.get(name) for name in following}
+            found = targets.pop() if len(targets) == 1 else None
+        if found is not None:
+            renamed[node.name] = found
+    return renamed
