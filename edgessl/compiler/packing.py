@@ -28,6 +28,8 @@ from edgessl.progress import Progress, ProgressEvent
 __all__ = ["embedding_dim", "finish", "reuse"]
 
 _CANARIES = 4
+_CANARY_BYTES = 2 << 20
+"""Canaries must not outweigh a small model: at least one, and more while they fit into this."""
 _INPUTS, _OUTPUTS = "canaries/inputs.npz", "canaries/outputs.npz"
 # The same engine on another CPU rounds differently; integers and bfloat16 amplify that.
 _CANARY_COSINE = {"fp32": 0.9999}
@@ -104,7 +106,8 @@ def _write(search: Search, trials: list[Trial], chosen: Trial, out: Path) -> Man
     graph, results = search.graph, Samples(chosen.results)
     by_row = all(s.batched for s in (*search.held_out.streams, *results.streams))
     # A model with a state or another unbatched input runs as it is, one call per sample.
-    count = min(_CANARIES, results.count) if by_row else 1
+    size = max(1, sum(s.sample_bytes for s in search.held_out.streams))
+    count = min(_CANARIES, results.count, max(1, _CANARY_BYTES // size)) if by_row else 1
     members = _canaries(search.held_out, _INPUTS, count, by_row=by_row)
     travelling = [
         t
