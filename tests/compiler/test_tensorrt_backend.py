@@ -123,7 +123,7 @@ def quantizing(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def check_strong_types(model: onnx.ModelProto) -> None:
-    """TensorRT wants a Q's input and a DQ's output in the type of the scale, and no cast between."""
+    """A Q takes and a DQ gives the type of its scale, and no cast follows: so TensorRT wants it."""
     found = types(model)
     makers = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:

@@ -254,6 +254,7 @@ def _run(builder: Any, network: Any, config: Any, monitor: Any) -> bytes | None:
     """Build in a thread of its own, so that Ctrl-C reaches this one, which then asks it to end."""
     result: list[bytes | None] = []
     failures: list[BaseException] = []
+    done = threading.Event()
 
     def build() -> None:
         try:
@@ -261,15 +262,17 @@ def _run(builder: Any, network: Any, config: Any, monitor: Any) -> bytes | None:
             result.append(None if memory is None else bytes(memory))
         except BaseException as failure:  # raised again by the waiting thread
             failures.append(failure)
+        finally:
+            done.set()
 
-    thread = threading.Thread(target=build, name="tensorrt-build", daemon=True)
-    thread.start()
+    threading.Thread(target=build, name="tensorrt-build", daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(_PATIENCE_S)
+        # Not Thread.join: interrupted, it takes a running thread for a finished one (bpo-45274).
+        while not done.wait(_PATIENCE_S):
+            pass
     except BaseException:
         monitor.cancelled.set()
-        thread.join()
+        done.wait()
         raise
     if monitor.failure is not None:
         raise monitor.failure

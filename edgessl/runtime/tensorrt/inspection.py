@@ -149,7 +149,7 @@ def read_layers(text: str, expected: Mapping[str, str]) -> Inspection:
         ModelError: Not JSON of an engine.
     """
     try:
-        layers = json.loads(text)["Layers"]
+        layers = list(json.loads(text)["Layers"])
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the engine's description is not readable ({error})") from error
     computing = [entry for entry in layers if isinstance(entry, dict) and _computes(entry)]
