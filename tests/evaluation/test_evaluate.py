@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgessl.compiler import compile_model
 from edgessl.errors import DataError, ModelError, UsageError
 from edgessl.evaluation import evaluate
 from edgessl.exporting import export
@@ -52,6 +53,20 @@ def test_run_and_onnx_have_the_same_scores(encoder: Path, data: Path, tmp_path: 
         given = evaluate(tmp_path / name, data)
         assert given.scores == pytest.approx(wanted.scores, abs=5e-4)
         assert given.effective_rank == pytest.approx(wanted.effective_rank, rel=1e-3)
+
+
+def test_bundle_has_the_same_scores(encoder: Path, data: Path, tmp_path: Path) -> None:
+    export(encoder, out=tmp_path / "model.onnx")
+    inputs = np.random.default_rng(0).standard_normal((32, 1, 32, 32), dtype=np.float32)
+    compile_model(
+        tmp_path / "model.onnx",
+        target="host",
+        calibration={"images": inputs},
+        out=tmp_path / "model.edge",
+        overrides={"precision": "fp32", "engine": "onnxruntime", "threads": 1},
+    )
+    wanted, given = evaluate(encoder, data), evaluate(tmp_path / "model.edge", data)
+    assert given.scores == pytest.approx(wanted.scores, abs=5e-4)
 
 
 def test_json_has_scores_and_their_deviations(encoder: Path, data: Path) -> None:

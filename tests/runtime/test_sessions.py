@@ -72,7 +72,7 @@ def test_bf16_without_the_instructions_is_no_silent_fallback(
         def get_property(self, device: str, name: str) -> list[str]:
             return ["FP32", "INT8"]
 
-    monkeypatch.setattr("openvino.Core", OldCore)
+    monkeypatch.setattr("edgessl.runtime.engines.openvino.the_core", OldCore)
     with pytest.raises(UnavailableError, match="f32"):
         open_session("openvino", tmp_path / "model.onnx", {"inference_precision": "bf16"})
 

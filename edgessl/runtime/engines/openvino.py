@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,7 @@ from edgessl.optional import require
 from edgessl.runtime.session import Array, Session
 from edgessl.runtime.threads import resolve_threads
 
-__all__ = ["OpenVINO", "OpenVINOOptions", "one_line"]
+__all__ = ["OpenVINO", "OpenVINOOptions", "one_line", "the_core"]
 
 _CAPABILITIES = {"bf16": "BF16", "f16": "FP16"}
 _BLOB = ".blob"
@@ -78,7 +79,7 @@ class OpenVINOSession(Session):
     """A compiled model with one infer request."""
 
     def __init__(self, model: Path, options: OpenVINOOptions) -> None:
-        core = _import().Core()
+        core = the_core()
         _check_device(core, options)
         settings = _settings(options)
         try:
@@ -112,6 +113,18 @@ class OpenVINOSession(Session):
     def close(self) -> None:
         """Give the engine's memory back."""
         self._request = None
+
+
+@functools.cache
+def the_core() -> Any:
+    """The one ``openvino.Core`` of this process, which is never destroyed.
+
+    OpenVINO's CPU plugin replaces the thread's alternate signal stack when it loads, and puts the
+    one before back when it unloads. Two cores that end in the order in which they were made leave
+    the thread with a stack that is unmapped, and the next signal, a Ctrl-C or the end of a child
+    process, kills the process without a word.
+    """
+    return _import().Core()
 
 
 def _import() -> Any:
