@@ -9,13 +9,13 @@ Source: arXiv:1906.04721, section 4.2 ("empirical bias correction")
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgessl.compiler.quantizers.layers import open_graph
 from edgessl.compiler.samples import Samples
 from edgessl.optional import require
 
@@ -31,12 +31,15 @@ class _Layer(NamedTuple):
 
     Attributes:
         position: Of its node in the integer graph.
-        output: Name of its output, the same in both graphs.
+        node: Its name, the same in both graphs.
+        output: Name of what it computes here. An activation that the quantizer put into the
+            range of its output has given it its own name.
         bias: Name of its integer bias.
         scale: Scale of the bias, ``(1,)`` or ``(channels,)``.
     """
 
     position: int
+    node: str
     output: str
     bias: str
     scale: NDArray[np.float64]
@@ -49,7 +52,7 @@ def correct_biases(
 
     Args:
         quantized: The QDQ ``.onnx``, whose layers have int32 biases behind DequantizeLinear.
-        original: The float ``.onnx`` that it was made from; its tensors have the same names.
+        original: The float ``.onnx`` that it was made from; its nodes have the same names.
         samples: Calibration inputs.
         calls: Engine calls over which means are taken.
 
@@ -58,19 +61,19 @@ def correct_biases(
     """
     onnx = require("onnx", extra="compile")
     model, reference = onnx.load(quantized), onnx.load(original)
-    produced = {name for node in reference.graph.node for name in node.output}
-    layers = [layer for layer in _layers(onnx, model) if layer.output in produced]
+    outputs = {node.name: node.output[0] for node in reference.graph.node}
+    layers = [layer for layer in _layers(onnx, model) if layer.node in outputs]
     feeds = [samples.feeds(call) for call in range(min(calls, samples.calls))]
     if not layers:
         return 0
-    wanted = _means(onnx, reference, [layer.output for layer in layers], feeds)
+    wanted = _means(onnx, reference, [outputs[layer.node] for layer in layers], feeds)
     for layer in layers:
         # What follows the layer is left out, which halves the time.
         part = onnx.ModelProto()
         part.CopyFrom(model)
         del part.graph.node[layer.position + 1 :]
         found = _means(onnx, part, [layer.output], feeds)[layer.output]
-        _shift(onnx, model, layer, wanted[layer.output] - found)
+        _shift(onnx, model, layer, wanted[outputs[layer.node]] - found)
     onnx.save(model, quantized)
     return len(layers)
 
@@ -96,7 +99,7 @@ def _layers(onnx: Any, model: Any) -> list[_Layer]:
         if uses[node.input[2]] > 1 or uses[bias.name] > 1:
             continue
         scale = onnx.numpy_helper.to_array(constants[source.input[1]]).astype(np.float64)
-        layers.append(_Layer(position, node.output[0], bias.name, scale.reshape(-1)))
+        layers.append(_Layer(position, node.name, node.output[0], bias.name, scale.reshape(-1)))
     return layers
 
 
@@ -112,33 +115,11 @@ def _means(
     onnx: Any, model: Any, names: list[str], feeds: list[dict[str, Any]]
 ) -> dict[str, NDArray[np.float64]]:
     """Mean of each tensor per channel (axis 1)."""
-    run = _session(onnx, model, names)
+    run = open_graph(onnx, model, names)
     totals: dict[str, NDArray[np.float64]] = {}
     for feed in feeds:
-        for name, value in zip(names, run(feed), strict=True):
+        for name, value in run(feed).items():
             axes = tuple(axis for axis in range(value.ndim) if axis != 1)
             mean = value.mean(axis=axes, dtype=np.float64)
             totals[name] = totals.get(name, 0.0) + mean
     return {name: total / len(feeds) for name, total in totals.items()}
-
-
-def _session(
-    onnx: Any, model: Any, names: list[str]
-) -> Callable[[dict[str, Any]], list[NDArray[Any]]]:
-    """Run a graph up to some tensors, unfused, so that each is what its node computes."""
-    ort = require("onnxruntime", extra="compile")
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    settings = ort.SessionOptions()
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.log_severity_level = 3
-    settings.intra_op_num_threads = 1
-    session = ort.InferenceSession(
-        model.SerializeToString(), sess_options=settings, providers=["CPUExecutionProvider"]
-    )
-
-    def run(feed: dict[str, Any]) -> list[NDArray[Any]]:
-        values: list[NDArray[Any]] = session.run(names, feed)
-        return values
-
-    return run

@@ -10,13 +10,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.quantizers import QuantizationJob
 from edgessl.compiler.quantizers.preparation import prepare_float
 from edgessl.compiler.ranges import Method
-from edgessl.errors import TargetError
+from edgessl.errors import ModelError, TargetError
 from edgessl.optional import require
 
-__all__ = ["Nncf", "import_nncf", "openvino_names"]
+__all__ = ["Nncf", "call_nncf", "import_nncf", "openvino_names", "read_openvino"]
 
 # How far SmoothQuant moves the spread of activations into the weights of a matrix product.
 _SMOOTH_QUANT_ALPHA = 0.95
@@ -41,24 +42,24 @@ class Nncf:
         nncf = import_nncf()
         attention = job.graph.attention
         presets, fixes = nncf.QuantizationPreset, nncf.OverflowFix
-        model = openvino.Core().read_model(job.graph.path)
+        model = read_openvino(job.graph)
         ignored = openvino_names(model, job)
-        quantized = nncf.quantize(
-            model,
-            nncf.Dataset(range(job.samples.calls), job.samples.feeds),
-            preset=presets.MIXED if attention else presets.PERFORMANCE,
-            model_type=nncf.ModelType.TRANSFORMER if attention else None,
-            subset_size=job.samples.calls,
-            fast_bias_correction=True,
-            ignored_scope=nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
+        arguments = {
+            "preset": presets.MIXED if attention else presets.PERFORMANCE,
+            "model_type": nncf.ModelType.TRANSFORMER if attention else None,
+            "subset_size": job.samples.calls,
+            "fast_bias_correction": True,
+            "ignored_scope": nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
+            "advanced_parameters": nncf.AdvancedQuantizationParameters(
                 overflow_fix=fixes.ENABLE if job.reduce_range else fixes.DISABLE,
                 smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(
                     matmul=_SMOOTH_QUANT_ALPHA if attention else -1
                 ),
                 **_estimators(nncf, job.method),
             ),
-        )
+        }
+        samples = nncf.Dataset(range(job.samples.calls), job.samples.feeds)
+        quantized = call_nncf(job, nncf.quantize, model, samples, **arguments)
         out = job.folder / "quantized.xml"
         openvino.save_model(quantized, out, compress_to_fp16=False)
         return out, {"nncf": str(nncf.__version__)}
@@ -71,6 +72,40 @@ def import_nncf() -> Any:
     nncf = require("nncf", extra="compile")
     logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf
+
+
+def read_openvino(graph: GraphInfo) -> Any:
+    """The ``openvino.Model`` of a graph.
+
+    Raises:
+        ModelError: OpenVINO cannot read it.
+    """
+    openvino = require("openvino", extra="openvino")
+    try:
+        return openvino.Core().read_model(graph.path)
+    except RuntimeError as error:
+        # The last line says which operators; those before say where in OpenVINO's sources.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(
+            f"{Path(graph.path).name}: OpenVINO cannot read the graph ({lines[-1][:160]}); "
+            "choose a candidate of onnxruntime"
+        ) from error
+
+
+def call_nncf(job: QuantizationJob, function: Any, *arguments: Any, **options: Any) -> Any:
+    """Call a function of NNCF.
+
+    Raises:
+        ModelError: It does not manage the graph.
+    """
+    try:
+        return function(*arguments, **options)
+    except Exception as error:  # NNCF raises its own classes and OpenVINO's RuntimeError
+        # The text holds numbers that differ between runs, and the reason goes into the bundle.
+        raise ModelError(
+            f"{Path(job.graph.path).name}: NNCF fails on the graph ({type(error).__name__}); "
+            "choose a candidate of onnxruntime, or bf16 or fp32"
+        ) from error
 
 
 def openvino_names(model: Any, job: QuantizationJob) -> list[str]:

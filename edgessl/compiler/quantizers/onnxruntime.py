@@ -5,16 +5,14 @@ Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgessl.compiler.quantizers import QuantizationJob
-from edgessl.compiler.quantizers.preparation import check_quantized, prepare_float
+from edgessl.compiler.quantizers.preparation import check_quantized, prepare_float, quiet
 from edgessl.compiler.ranges import Method, Ranges, cached_ranges
 from edgessl.errors import TargetError
 from edgessl.optional import require
@@ -100,7 +98,7 @@ def emit_qdq(
     onnx.helper.set_model_props(model, {"onnx.infer": "onnxruntime.quant"})
     known = operators or sorted({*registry.QLinearOpsRegistry, *registry.QDQRegistry})
     levels = {"QInt16": 65536, "QUInt16": 65536}.get(activation.name, 256)
-    with _quiet():
+    with quiet():
         quantizer = quantizing.QDQQuantizer(
             model,
             per_channel,
@@ -109,7 +107,7 @@ def emit_qdq(
             activation,
             tensors_data(model, ranges, method, levels=levels),
             [],
-            exclude,
+            [*exclude, *_odd_biases(model.graph)],
             known,
             dict(options or {}),
         )
@@ -119,6 +117,19 @@ def emit_qdq(
     del result.metadata_props[:]
     result.producer_name, result.producer_version = "edgessl", ""
     onnx.save(result, out)
+
+
+def _odd_biases(graph: Any) -> list[str]:
+    """Matrix products whose bias is not one number per column; the quantizer gets them wrong."""
+    dims = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    odd = []
+    for node in graph.node:
+        if node.op_type == "Gemm" and node.input[2:] and node.input[2] in dims:
+            weight = dims.get(node.input[1], (0, 0))
+            transposed = any(a.name == "transB" and a.i for a in node.attribute)
+            if dims[node.input[2]] != (weight[0 if transposed else 1],):
+                odd.append(node.name)
+    return odd
 
 
 def tensors_data(model: Any, ranges: Ranges, method: Method, *, levels: int) -> Any:
@@ -141,15 +152,3 @@ def tensors_data(model: Any, ranges: Ranges, method: Method, *, levels: int) -> 
             highest=np.array(min(high, limits.max), dtype),
         )
     return calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, data)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantizer says through the root logger what it leaves alone."""
-    logger = logging.getLogger()
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

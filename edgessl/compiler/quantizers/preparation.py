@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from edgessl.compiler.graph_info import GraphInfo
 from edgessl.errors import ModelError, UsageError, nearest
 from edgessl.optional import require
 
-__all__ = ["FloatGraph", "check_quantized", "prepare_float", "trace_names"]
+__all__ = ["FloatGraph", "check_quantized", "prepare_float", "quiet", "trace_names"]
 
 # Per-channel QuantizeLinear and DequantizeLinear exist from opset 13 on.
 _MIN_OPSET = 13
@@ -69,9 +71,12 @@ def prepare_float(graph: GraphInfo, folder: Path) -> FloatGraph:
     source, out = folder / "named.onnx", folder / "float.onnx"
     onnx.save(raised, source)
     # Shapes are fixed except in sequence models; symbolic inference needs sympy for no gain.
-    shape_inference.quant_pre_process(source, out, skip_symbolic_shape=True)
+    with quiet():
+        shape_inference.quant_pre_process(source, out, skip_symbolic_shape=True)
     source.unlink()
     prepared = onnx.load(out)
+    _hold_constants(onnx, prepared.graph)
+    _flatten_biases(onnx, prepared.graph)
     _name_nodes(prepared)
     _tidy(onnx, prepared)
     onnx.save(prepared, out)
@@ -80,13 +85,16 @@ def prepare_float(graph: GraphInfo, folder: Path) -> FloatGraph:
 
 
 def check_quantized(model: Any, *, what: str) -> None:
-    """Make sure that something of the main graph is quantized.
+    """Make sure that some node of the main graph computes with integers.
 
     Raises:
-        ModelError: Nothing is.
+        ModelError: None does.
     """
-    if not any(node.op_type == "DequantizeLinear" for node in model.graph.node):
-        kinds = sorted({node.op_type for node in model.graph.node})
+    pairs = ("QuantizeLinear", "DequantizeLinear")
+    made = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    readers = [node for node in model.graph.node if node.op_type not in pairs]
+    if not any(made.intersection(node.input) for node in readers):
+        kinds = sorted({node.op_type for node in readers})
         raise ModelError(
             f"nothing of the graph can be quantized as {what}: its nodes are "
             f"{', '.join(kinds[:8])}, and branches and loops stay in floating point; "
@@ -120,6 +128,37 @@ def _raise_opset(onnx: Any, model: Any, graph: GraphInfo) -> Any:
     for node in raised.graph.node:
         node.name = names.get(tuple(node.output), node.name)
     return raised
+
+
+def _hold_constants(onnx: Any, graph: Any) -> None:
+    """Turn constant nodes into initializers, which quantizers know for weights."""
+    outputs = {value.name for value in graph.output}
+    for node in [n for n in graph.node if n.op_type == "Constant"]:
+        value = next((a.t for a in node.attribute if a.name == "value"), None)
+        if value is None or node.output[0] in outputs:
+            continue
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(value)
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+        graph.node.remove(node)
+
+
+def _flatten_biases(onnx: Any, graph: Any) -> None:
+    """Give a matrix product's bias of shape (1, N) the shape (N,), which means the same.
+
+    onnxruntime's quantizer takes the first dimension for the channels.
+    """
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        bias = tensors.get(node.input[2]) if node.op_type == "Gemm" and node.input[2:] else None
+        if bias is not None and len(bias.dims) == 2 and bias.dims[0] == 1:
+            flat = onnx.TensorProto()
+            flat.CopyFrom(bias)
+            flat.name = f"{node.name}/bias"
+            del flat.dims[0]
+            graph.initializer.append(flat)
+            node.input[2] = flat.name
 
 
 def _tidy(onnx: Any, model: Any) -> None:
@@ -167,3 +206,16 @@ def trace_names(original: Any, prepared: Any) -> dict[str, str]:
         if found is not None:
             renamed[node.name] = found
     return renamed
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """onnxruntime's tools say through the root logger what they leave alone."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)

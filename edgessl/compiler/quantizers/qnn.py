@@ -11,7 +11,12 @@ from typing import Any
 
 from edgessl.compiler.quantizers import QuantizationJob
 from edgessl.compiler.quantizers.onnxruntime import emit_qdq, toolchain
-from edgessl.compiler.quantizers.preparation import FloatGraph, prepare_float, trace_names
+from edgessl.compiler.quantizers.preparation import (
+    FloatGraph,
+    prepare_float,
+    quiet,
+    trace_names,
+)
 from edgessl.compiler.ranges import Ranges, cached_ranges
 from edgessl.errors import TargetError
 from edgessl.optional import require
@@ -43,8 +48,9 @@ class Qnn:
         activation = getattr(types, _ACTIVATIONS[job.precision])
         prepared = prepare_float(job.graph, job.folder)
         source = job.folder / "fused.onnx"
-        if not qnn.qnn_preprocess_model(prepared.path, source, fuse_layernorm=True):
-            source = prepared.path
+        with quiet():
+            fused = qnn.qnn_preprocess_model(prepared.path, source, fuse_layernorm=True)
+        source = source if fused else prepared.path
         model = onnx.load(source)
         del model.metadata_props[:]
         onnx.save(model, source)

@@ -135,7 +135,9 @@ class _Emitter:
         integers, floats = f"{where}/quantized", f"{where}/dequantized"
         return [
             make("QuantizeLinear", [tensor, scale, zero], [integers], f"{where}/Q", **attributes),
-            make("DequantizeLinear", [integers, scale, zero], [floats], f"{where}/DQ", **attributes),
+            make(
+                "DequantizeLinear", [integers, scale, zero], [floats], f"{where}/DQ", **attributes
+            ),
         ]
 
     def _activation(self, tensor: str) -> str:

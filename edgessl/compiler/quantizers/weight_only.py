@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from edgessl.compiler.quantizers import QuantizationJob
-from edgessl.compiler.quantizers.nncf import import_nncf, openvino_names
-from edgessl.compiler.quantizers.preparation import prepare_float
+from edgessl.compiler.quantizers.nncf import call_nncf, import_nncf, openvino_names, read_openvino
+from edgessl.compiler.quantizers.preparation import prepare_float, quiet
 from edgessl.errors import ModelError, TargetError
 from edgessl.optional import require
 
@@ -47,14 +47,16 @@ class WeightOnly:
 def _openvino(job: QuantizationJob) -> tuple[Path, dict[str, str]]:
     openvino = require("openvino", extra="openvino")
     nncf = import_nncf()
-    model = openvino.Core().read_model(job.graph.path)
+    model = read_openvino(job.graph)
     modes, ignored = nncf.CompressWeightsMode, openvino_names(model, job)
     # Channels that a group does not divide stay at 8 bits.
     four = {"mode": modes.INT4_SYM, "group_size": _OPENVINO_GROUP, "ratio": 1.0}
     parameters = nncf.AdvancedCompressionParameters(
         group_size_fallback_mode=nncf.GroupSizeFallbackMode.IGNORE
     )
-    compressed = nncf.compress_weights(
+    compressed = call_nncf(
+        job,
+        nncf.compress_weights,
         model,
         **({"mode": modes.INT8_ASYM} if job.precision == "w8" else four),
         ignored_scope=nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
@@ -86,10 +88,8 @@ def _onnxruntime(job: QuantizationJob) -> tuple[Path, dict[str, str]]:
     prepared = prepare_float(job.graph, job.folder)
     model = onnx.load(prepared.path)
     exclude = prepared.resolve(job.keep_float)
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    try:
-        # The module sets up the root logger when it is imported, and talks.
+    # The module sets up the root logger when it is imported, and talks.
+    with quiet():
         module = require("onnxruntime.quantization.matmul_nbits_quantizer", extra="compile")
         module.logger.setLevel(logging.ERROR)
         quantizer = module.MatMulNBitsQuantizer(
@@ -100,9 +100,6 @@ def _onnxruntime(job: QuantizationJob) -> tuple[Path, dict[str, str]]:
             nodes_to_exclude=exclude,
         )
         quantizer.process()
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
     result = quantizer.model.model
     if not any(node.op_type == "MatMulNBits" for node in result.graph.node):
         raise _nothing(job)
