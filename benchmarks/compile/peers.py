@@ -57,6 +57,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--json", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    # The workers of the benchmark import `peer_arms`.
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     images = np.load(arguments.models / "images.npy")
     rows: dict[str, Any] = {}
     if arguments.json.exists():
