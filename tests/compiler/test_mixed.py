@@ -1,0 +1,59 @@
+"""Mixed precision: the layers that hurt go back to float, one at a time, until the gate passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from contracts.compiling import ONNX_FP32, ONNX_INT8, compile_quietly, target_of
+from contracts.onnx_models import write_cnn
+from edgessl.bundle.archive import open_bundle
+from edgessl.compiler import FidelityGateError
+
+Inputs = NDArray[np.float32]
+
+
+@pytest.fixture
+def fragile(tmp_path: Path) -> Path:
+    """One convolution whose output a few large channels spread over a range that 8 bits lose."""
+    path = write_cnn(tmp_path / "fragile.onnx")
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.name == "w1":
+            weights = numpy_helper.to_array(tensor).copy()
+            weights[0] *= 300.0
+            tensor.CopyFrom(numpy_helper.from_array(weights, "w1"))
+        if tensor.name == "w2":
+            weights = numpy_helper.to_array(tensor).copy()
+            weights[:, 0] /= 300.0
+            tensor.CopyFrom(numpy_helper.from_array(weights, "w2"))
+    onnx.save(model, path)
+    return path
+
+
+def test_layers_go_back_to_float_until_it_passes(fragile: Path, inputs: Inputs) -> None:
+    target = target_of(ONNX_INT8, min_neighbour_agreement=0.0)
+    with pytest.raises(FidelityGateError) as missed:
+        compile_quietly(fragile, target, inputs, overrides={"max_float_layers": 0})
+    (plain,) = missed.value.report.candidates
+    assert plain.fidelity is not None
+    report = compile_quietly(fragile, target, inputs, overrides={"max_float_layers": 4})
+    rejected, mixed = report.candidates
+    assert rejected.status == "rejected"
+    assert (mixed.name, mixed.status) == (f"{ONNX_INT8.name}-mixed", "chosen")
+    assert mixed.fidelity is not None
+    assert mixed.fidelity.cosine_mean > max(0.98, plain.fidelity.cosine_mean)
+    with open_bundle(fragile.parent / "model.edge") as bundle:
+        graph = onnx.load_from_string(bundle.read(bundle.manifest.model)).graph
+    quantized = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert quantized, "some layers must stay integer"
+
+
+def test_what_passes_is_left_alone(model: Path, inputs: Inputs) -> None:
+    report = compile_quietly(model, target_of(ONNX_FP32, ONNX_INT8), inputs)
+    assert not [c for c in report.candidates if "mixed" in c.name]
