@@ -265,8 +265,9 @@ def _run(builder: Any, network: Any, config: Any, monitor: Any) -> bytes | None:
         finally:
             done.set()
 
-    threading.Thread(target=build, name="tensorrt-build", daemon=True).start()
+    thread = threading.Thread(target=build, name="tensorrt-build", daemon=True)
     try:
+        thread.start()
         # Not Thread.join: interrupted, it takes a running thread for a finished one (bpo-45274).
         while not done.wait(_PATIENCE_S):
             pass
