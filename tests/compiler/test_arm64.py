@@ -1,0 +1,45 @@
+"""A bundle for `cpu-arm64` runs on a Cortex-A76: emulated by qemu, with edgessl's own commands."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from contracts.onnx_models import cnn_inputs, write_cnn
+
+
+def script(root: Path, name: str) -> ModuleType:
+    """A script of ``benchmarks/compile/``, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, root / "benchmarks/compile" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_bundle_runs_on_arm(root: Path, tmp_path: Path) -> None:
+    machines = script(root, "arm64_machine")
+    machine = machines.ArmMachine(machines.DEFAULT_FOLDER)
+    if not machine.is_set_up:
+        if not os.environ.get("CI"):
+            pytest.skip("no emulated Arm machine here; benchmarks/compile/arm64.py makes one")
+        try:
+            machine.set_up()
+        except machines.SetUpError as error:
+            pytest.skip(f"no emulated Arm machine can be set up here: {error}")
+    np.save(tmp_path / "inputs.npy", cnn_inputs(80))
+    row = script(root, "arm64").run(
+        machine, write_cnn(tmp_path / "cnn.onnx"), tmp_path / "inputs.npy", "int8"
+    )
+    assert row.pop("reason", None) is None
+    assert row["passed"], row
+    assert row["scheme"] == "onnxruntime-int8-s8s8"
+    assert row["min_cosine_to_x86"] > 0.9999
