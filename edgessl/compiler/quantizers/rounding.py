@@ -6,8 +6,8 @@ the layer's inputs says. The integer grid, its scales and zero points, stays as 
 
 With a layer's centred inputs X, (K, samples), and H = X Xᵀ: the error tr(E H Eᵀ) of the weights'
 error E is reduced column by column; U is the upper Cholesky factor of H⁻¹:
-e_i = (w_i - round(w_i)) / U_ii, then w_j ← w_j - e_i U_ij for all j > i. A shift of the mean is left
-to `edgessl.compiler.quantizers.bias_correction`.
+e_i = (w_i - round(w_i)) / U_ii, then w_j ← w_j - e_i U_ij for all j > i. A shift of the mean is
+left to `edgessl.compiler.quantizers.bias_correction`.
 
 Source: arXiv:2210.17323 (GPTQ), algorithm 1; arXiv:2208.11580, section 4
 """
