@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "distill": ("distill:distill", "Teach a compact student what a teacher sees."),
     "evaluate": ("evaluate:evaluate", "Judge an embedding: kNN, linear probe, few-shot."),
     "export": ("export:export", "Write a run's encoder as one ONNX file, checked."),
+    "check": ("check:check", "What of a model a target takes, node by node."),
     "compile": ("compile:compile_", "Quantize, measure and pack a model for a target."),
     "finalize": ("finalize:finalize", "Finish a bundle on the device, by measuring."),
     "verify": ("verify:verify", "Check a bundle's hashes and canaries."),

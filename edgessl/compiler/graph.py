@@ -103,7 +103,7 @@ def prepare_graph(
         )
     if static:
         _require_static(model, path)
-    model = infer_shapes(_inline_functions(onnx, model, path))
+    model = infer_shapes(_inline_functions(model, path))
     name_nodes(model)
     properties = {item.key: item.value for item in model.metadata_props}
     facts = onnx_metadata.decode(properties, where=str(path))
@@ -133,10 +133,11 @@ def _require_static(model: Any, path: Path) -> None:
         )
 
 
-def _inline_functions(onnx: Any, model: Any, path: Path) -> Any:
+def _inline_functions(model: Any, path: Path) -> Any:
     """Engines and passes see operators, not the model's own functions."""
     if not model.functions:
         return model
+    inliner = require("onnx.inliner", extra="compile")
     calls = {
         (f.domain, f.name): [(n.domain, n.op_type) for n in nodes_of(f)] for f in model.functions
     }
@@ -151,7 +152,7 @@ def _inline_functions(onnx: Any, model: Any, path: Path) -> Any:
     nodes = sum(sizes.get((node.domain, node.op_type), 1) for node in nodes_of(model.graph))
     if nodes > MAX_NODES:
         raise ModelError(f"{path}: its functions make {nodes} nodes, above {MAX_NODES}")
-    return onnx.inliner.inline_local_functions(model)
+    return inliner.inline_local_functions(model)
 
 
 def _file_size(path: Path, model: Path) -> int:
@@ -174,7 +175,7 @@ def _load_external_data(onnx: Any, model: Any, path: Path, size: int) -> None:
     for location in sorted(locations):
         relative = PurePosixPath(location)
         unsafe = relative.is_absolute() or ".." in relative.parts or "\\" in location
-        unsafe = unsafe or bool(PureWindowsPath(location).drive)
+        unsafe = unsafe or bool(PureWindowsPath(location).drive) or "\0" in location
         if unsafe or not (folder / location).resolve().is_relative_to(folder):
             raise ModelError(
                 f"{path}: external data '{location}' lies outside the model's folder; "
@@ -226,7 +227,8 @@ def _drop_initializer_inputs(model: Any) -> None:
 
 def _spec(onnx: Any, value: Any) -> TensorSpec:
     tensor = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else None
+    known = tensor.elem_type in onnx.TensorProto.DataType.values()
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) if known else None
     if dtype is None or dtype.kind not in "fiub":
         raise ModelError(f"'{value.name}' is not a numeric tensor; export the model without it")
     shape: list[int | str] = []

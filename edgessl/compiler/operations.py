@@ -11,6 +11,11 @@ import numpy as np
 
 from edgessl.bundle.manifest import OptionValue
 from edgessl.compiler.backends import BACKENDS, BuildRequest
+from edgessl.compiler.check.operation import (
+    describe_for_check,
+    place_for_check,
+    prepare_for_check,
+)
 from edgessl.compiler.graph import prepare_graph, simplify_graph
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.rewrites.pipeline import apply_rewrite
@@ -128,6 +133,9 @@ def _stream(name: str, value: Array, batch_size: int) -> Stream:
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "build": build,
+    "check_facts": describe_for_check,
+    "check_place": place_for_check,
+    "check_prepare": prepare_for_check,
     "embed": embed,
     "inspect": inspect,
     "open_model": open_model,
