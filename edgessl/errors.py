@@ -19,6 +19,7 @@ the exit code that the command line ends with. The library raises; only the CLI 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -36,13 +37,35 @@ __all__ = [
     "UnavailableError",
     "UsageError",
     "nearest",
+    "printable",
 ]
+
+_LONGEST = 2000
+_KEPT_END = 500
+_BREAKS = re.compile(r"\s*[\n\r\t\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+
+
+def printable(text: str) -> str:
+    """One line of a text that others wrote: a name in a model, a message of an engine.
+
+    Line breaks become spaces, and control characters, which could drive a terminal, their escapes.
+    From a very long line the middle goes.
+    """
+    line = _BREAKS.sub(" ", text).strip()
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST - _KEPT_END]} … {line[-_KEPT_END:]}"
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 class EdgeSSLError(Exception):
-    """Base of every error that edgessl raises on purpose."""
+    """Base of every error that edgessl raises on purpose; its text is one printable line."""
 
     exit_code = 2
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class UsageError(EdgeSSLError):

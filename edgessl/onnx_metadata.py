@@ -96,8 +96,11 @@ def _input(text: str | None, where: str) -> MediaInput | None:
 def _dim(text: str | None, where: str) -> int | None:
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise ModelError(f"{where}: metadata {DIM_KEY} is {text!r}, not a size; export it again")
+    # Ten digits at most: Python refuses to read thousands of them.
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) > 0):
+        raise ModelError(
+            f"{where}: metadata {DIM_KEY} is {text[:80]!r}, not a size; export it again"
+        )
     return int(text)
 
 
@@ -106,7 +109,7 @@ def _lineage(text: str | None, where: str) -> dict[str, str]:
         return {}
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(
             f"{where}: metadata {LINEAGE_KEY} is not JSON ({error}); export it again"
         ) from error

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from edgessl.errors import printable
 from edgessl.progress import Progress, ProgressEvent
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _PLAIN_INTERVAL_S = 10.0
 
 def note(text: str) -> None:
     """Write a remark to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
@@ -35,7 +36,7 @@ def table(
     headers: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None
 ) -> None:
     """Write a table and an empty line to stdout: numbers to the right, no wrapping."""
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     right = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(headers))]
 

@@ -152,7 +152,12 @@ def _inline_functions(model: Any, path: Path) -> Any:
     nodes = sum(sizes.get((node.domain, node.op_type), 1) for node in nodes_of(model.graph))
     if nodes > MAX_NODES:
         raise ModelError(f"{path}: its functions make {nodes} nodes, above {MAX_NODES}")
-    return inliner.inline_local_functions(model)
+    try:
+        return inliner.inline_local_functions(model)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{path}: a function cannot be put in its place ({_line(error)}); export it again"
+        ) from error
 
 
 def _file_size(path: Path, model: Path) -> int:
@@ -227,8 +232,9 @@ def _drop_initializer_inputs(model: Any) -> None:
 
 def _spec(onnx: Any, value: Any) -> TensorSpec:
     tensor = value.type.tensor_type
-    known = tensor.elem_type in onnx.TensorProto.DataType.values()
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) if known else None
+    known = onnx.TensorProto.DataType.values()
+    code = tensor.elem_type  # 0 is "undefined"
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(code) if code and code in known else None
     if dtype is None or dtype.kind not in "fiub":
         raise ModelError(f"'{value.name}' is not a numeric tensor; export the model without it")
     shape: list[int | str] = []
