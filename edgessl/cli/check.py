@@ -41,15 +41,16 @@ def check(
     from edgessl.compiler.check import CheckGateError, check_model
     from edgessl.compiler.shapes import parse_shapes
 
-    arguments = {"batch_size": batch, "max_fallback": max_fallback, "as_is": as_is}
     try:
         with terminal.progress() as progress:
             report = check_model(
                 model,
                 target=target,
                 shapes=parse_shapes(shape or []),
+                batch_size=batch,
+                max_fallback=max_fallback,
+                as_is=as_is,
                 progress=progress,
-                **arguments,
             )
     except CheckGateError as error:
         _show(error.report, every=every, as_json=as_json)

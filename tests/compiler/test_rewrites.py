@@ -329,7 +329,7 @@ class TestNames:
         model = onnx.load(path)
         model.graph.input.append(model.graph.input[0])
         onnx.save(model, path)
-        with pytest.raises(ModelError, match="two inputs are called 'x'|not a valid"):
+        with pytest.raises(ModelError, match=r"two inputs are called 'x'|not a valid"):
             prepare_graph(path, tmp_path / "o.onnx", batch_size=1)
 
 

@@ -90,7 +90,7 @@ def test_contradictions_are_named(
 
 def test_a_given_shape_says_that_a_fixed_first_dimension_is_no_batch(tmp_path: Path) -> None:
     path = write_adder(tmp_path / "m.onnx", [80, 4])
-    with pytest.raises(ModelError, match="batches of 80, asked for 1.*--shape a=80x4"):
+    with pytest.raises(ModelError, match=r"batches of 80, asked for 1.*--shape a=80x4"):
         prepare_graph(path, tmp_path / "o.onnx", batch_size=1)
     info = prepare_graph(path, tmp_path / "o.onnx", batch_size=1, shapes={"a": (80, 4)})
     assert info.batched_inputs == ()

@@ -170,7 +170,7 @@ def _memory_problems(inventory: Inventory, target: Target) -> list[str]:
 def _tensor_bytes(shape: Any, kind: int) -> float:
     onnx = require("onnx", extra="compile")
     try:
-        size = onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+        size = int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
     except (KeyError, ValueError):
         size = 4
-    return float(np.prod([float(n) for n in shape])) * size
+    return float(np.prod([float(n) for n in shape]) * size)
