@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from contracts.compiling import ONNX_FP32, OPENVINO_FP32, target_of
 from contracts.small_graphs import node, write_graph
@@ -190,6 +190,18 @@ class TestTensorRT:
         assert not report.runs
         assert reason in problems_of(report)["bad"]
         assert report.nodes[0].placed_on == ""
+
+    def test_bodies_are_read(self, tmp_path: Path) -> None:
+        out = [helper.make_tensor_value_info("r", TensorProto.FLOAT, None)]
+        bodies = [
+            helper.make_graph([node(kind, ["x"], ["r"])], kind, [], out)
+            for kind in ("Relu", "Bernoulli")
+        ]
+        made = node("If", ["c"], ["y"], name="if", then_branch=bodies[0], else_branch=bodies[1])
+        path = write_graph(
+            tmp_path / "m.onnx", [made], constants={"c": np.array(True)}, out_shape=(1, 4, 8, 8)
+        )
+        assert "Bernoulli" in problems_of(placed(path, "nvidia-gpu", "tensorrt"))["if"]
 
     def test_an_opset_that_is_too_new_is_a_problem(self, tmp_path: Path) -> None:
         path = write_graph(tmp_path / "m.onnx", [node("Relu", ["x"], ["y"])], opset=25)

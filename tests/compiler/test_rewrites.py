@@ -291,6 +291,24 @@ class TestPipeline:
         assert "SIGABRT" in remarks[1].reason
         assert [n.op_type for n in onnx.load(result.path).graph.node] == ["Relu"]
 
+    def test_a_graph_that_does_not_run_stays_as_it_is(
+        self, rewrite: Rewriter, tmp_path: Path
+    ) -> None:
+        constants = {"table": normal(3, 2), "one": np.array(7, np.int64)}
+        nodes = [
+            node("Gather", ["table", "one"], ["row"]),
+            node("ReduceSum", ["row"], ["s"]),
+            node("Add", ["x", "s"], ["a"]),
+            node("Identity", ["a"], ["b"]),
+            node("Relu", ["b"], ["y"]),
+        ]
+        path = write_graph(tmp_path / "m.onnx", nodes, constants=constants)
+        graph, samples = rewrite.prepare(path)
+        result, remarks = rewrite_graph(graph, tmp_path, samples, names=("opset", "remove-copies"))
+        assert result == graph
+        assert [r.outcome for r in remarks] == ["unchanged", "unverified"]
+        assert "does not run on the samples" in remarks[1].describe()
+
     def test_an_unknown_name_is_an_error(self) -> None:
         with pytest.raises(UsageError, match="remove-copies"):
             rewrites.load_rewrite("remove-copy")

@@ -45,6 +45,7 @@ class QnnCheck:
         options = QnnOptions.model_validate(
             {"htp_arch": soc.htp_arch, "soc_model": soc.soc_model, "emulate": True}
         )
+        errors = error_types(require("onnxruntime", extra="qnn"))
         elsewhere: dict[str, dict[str, str]] = {}
         problems: list[str] = []
         if not inventory.dynamic:
@@ -53,6 +54,8 @@ class QnnCheck:
                     elsewhere[candidate.precision] = _elsewhere(request, candidate, options)
                 except (ModelError, TargetError) as error:
                     problems.append(f"{candidate.precision}: {error}")
+                except errors as error:
+                    problems.append(f"{candidate.precision}: quantizing fails: {one_line(error)}")
         nodes = tuple(_node(node, elsewhere) for node in inventory.nodes)
         return EngineReport(
             engine=request.engine,

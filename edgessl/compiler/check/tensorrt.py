@@ -16,7 +16,7 @@ from edgessl.compiler.check.inventory import Inventory, label
 from edgessl.compiler.check.onnxruntime import INTEGER_OPERATORS
 from edgessl.compiler.check.report import EngineReport, NodeReport
 from edgessl.compiler.check.request import CheckRequest
-from edgessl.compiler.rewrites.topology import attribute, opset_of
+from edgessl.compiler.rewrites.topology import attribute, nodes_of, opset_of, subgraphs
 from edgessl.config import read_toml
 
 __all__ = ["TensorRTCheck", "operator_types"]
@@ -127,6 +127,10 @@ def _refused(node: Any, inventory: Inventory) -> str:
     types = operator_types().get(node.op_type)
     if types is None:
         return f"TensorRT's parser has no {node.op_type}"
+    for body in subgraphs(node):
+        for inner in nodes_of(body):
+            if inner.domain not in ("", "ai.onnx") or inner.op_type not in operator_types():
+                return f"TensorRT's parser has no {label(inner)}, which its body holds"
     kinds = [inventory.topology.types.get(name, 0) for name in node.input[:1]]
     if kinds and node.op_type not in ("Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"):
         wrong = {6: "int32", 7: "int64", 9: "bool", 8: "string"}.get(kinds[0])

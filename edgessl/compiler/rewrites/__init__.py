@@ -53,14 +53,15 @@ class RewriteRemark(Options):
         name: Key of `REWRITES`.
         outcome: ``"applied"``; ``"unchanged"``: there was nothing to do; ``"broke"``: the outputs
             differed; ``"failed"``: it raised, or gave no valid graph; ``"crashed"``: the process
-            died. The last three leave the graph as it was.
+            died; ``"unverified"``: the original does not run on the samples, so that nothing can be
+            compared. The last four leave the graph as it was.
         nodes_before: Nodes of the main graph.
         nodes_after: The same afterwards.
         reason: Why it was not kept; else empty.
     """
 
     name: str
-    outcome: Literal["applied", "unchanged", "broke", "failed", "crashed"]
+    outcome: Literal["applied", "unchanged", "broke", "failed", "crashed", "unverified"]
     nodes_before: int
     nodes_after: int
     reason: str = ""

@@ -10,7 +10,7 @@ from typing import Any
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.process import Worker, WorkerFailure
 from edgessl.compiler.rewrites import SEQUENCE, RewriteRemark, load_rewrite
-from edgessl.compiler.rewrites.parity import TOLERANCE, largest_difference
+from edgessl.compiler.rewrites.parity import TOLERANCE, largest_difference, run_original
 from edgessl.compiler.rewrites.topology import infer_shapes, name_nodes, opset_of
 from edgessl.compiler.samples import Samples
 from edgessl.optional import require
@@ -119,11 +119,16 @@ def apply_rewrite(
         name_nodes(changed)
         onnx.checker.check_model(changed)
         onnx.save(changed, out)
+        try:
+            run_original(original, samples)
+        except Exception as error:  # whatever onnxruntime has against the graph or the samples
+            out.unlink()
+            reason = f"the original does not run on the samples: {_line(error)}"
+            return graph, remark("unverified", reason=reason)
         worst = largest_difference(original, out, samples)
     except Exception as error:  # any failure of a pass means: keep what is known good
         out.unlink(missing_ok=True)
-        text = " ".join(str(error).split())[:160] or type(error).__name__
-        return graph, remark("failed", reason=text)
+        return graph, remark("failed", reason=_line(error))
     if not worst <= TOLERANCE:
         out.unlink()
         return graph, remark("broke", reason=f"outputs differ by {worst:.2g}")
@@ -162,7 +167,13 @@ def _sequence(
         if result.path != current.path and current.path != graph.path:
             Path(current.path).unlink()
         current = result
+        if remark.outcome == "unverified":
+            break
     return current, tuple(remarks)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _interface(model: Any) -> tuple[list[str], list[str]]:
