@@ -14,7 +14,8 @@ from edgessl.cli.main import main
 from edgessl.errors import BundleError, GateError, UsageError
 from edgessl.files import sha256_file
 from edgessl.runtime import finalize, verify
-from edgessl.runtime.finalize import Setting, _choose, _thread_counts
+from edgessl.runtime.finalize.measuring import Setting, choose
+from edgessl.runtime.finalize.strategies import thread_counts
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
@@ -82,11 +83,12 @@ def setting(threads: int, p50: float) -> Setting:
     ],
 )
 def test_more_threads_must_be_worth_it(figures: list[tuple[int, float]], threads: int) -> None:
-    assert _choose([setting(*f) for f in figures]).options["threads"] == threads
+    assert choose([setting(*f) for f in figures]).options["threads"] == threads
 
 
 def test_thread_counts() -> None:
-    assert [_thread_counts(n) for n in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
+    found = [thread_counts(n) for n in (1, 2, 6, 8)]
+    assert found == [(1,), (1, 2), (1, 2, 4, 6), (1, 2, 4, 8)]
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
