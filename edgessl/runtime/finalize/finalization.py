@@ -103,7 +103,8 @@ def finalize(
         UnavailableError: This machine is not what the bundle needs.
     """
     path, place = Path(path), Path(out) if out is not None else Path(path)
-    if rounds < 1 or any(count < 1 for count in threads or ()) or (workspace_mib or 1) < 1:
+    counts = [rounds, *(threads or ()), *([] if workspace_mib is None else [workspace_mib])]
+    if min(counts) < 1:
         raise UsageError("rounds, threads and workspace must be at least 1")
     options = FinalizeOptions(
         threads=tuple(threads or ()), workspace_mib=workspace_mib, dla_core=dla_core
