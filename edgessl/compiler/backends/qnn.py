@@ -34,6 +34,7 @@ __all__ = ["ContextFacts", "QnnBackend", "compile_context", "read_context"]
 _CONTEXT, _QUANTIZED = "ctx.onnx", "quantized.onnx"
 _COMPATIBILITY = f"ep_compatibility_info.{PROVIDER}"
 _QUANTIZED_PRECISIONS = ("int8", "a16w8")
+_OF_THE_CHIP = ("htp_arch", "soc_model", "emulate")
 
 
 class ContextFacts(Options):
@@ -66,6 +67,7 @@ class QnnBackend:
         name, soc = _chip(request)
         _check_precision(request.candidate.precision, name, soc)
         _check_static(request)
+        settings = _options(request)
         ort, qnn = require("onnxruntime", extra="qnn"), require("onnxruntime_qnn", extra="qnn")
 
         note_step(folder, "quantize")
@@ -75,21 +77,18 @@ class QnnBackend:
             shutil.copyfile(source, quantized)
 
         note_step(folder, "context binary")
-        options = {"htp_arch": soc.htp_arch, **request.options}
-        if soc.soc_model is not None:
-            options["soc_model"] = soc.soc_model
-        settings = build_options(QnnOptions, options, where=f"{request.target.name}: qnn options")
+        chip = {"htp_arch": soc.htp_arch, "soc_model": soc.soc_model}
+        settings = settings.model_copy(update=chip)
         context = folder / _CONTEXT
         compile_context(quantized, context, settings, where=f"{name} (v{soc.htp_arch})")
 
         note_step(folder, "read back")
         facts = read_context(context)
         check_context(facts, name, soc)
-        runtime_options = {k: v for k, v in request.options.items() if k not in _COMPILE_ONLY}
         return Built(
             model=_CONTEXT,
             files=(_CONTEXT, _QUANTIZED),
-            options={**runtime_options, "threads": request.threads},
+            options={**request.options, "threads": request.threads},
             toolchain={
                 **toolchain,
                 "onnxruntime": str(ort.__version__),
@@ -104,9 +103,6 @@ class QnnBackend:
                 qairt=facts.qairt,
             ),
         )
-
-
-_COMPILE_ONLY = ("htp_arch", "soc_model", "emulate")
 
 
 def compile_context(
@@ -199,6 +195,14 @@ def _chip(request: BuildRequest) -> tuple[str, Soc]:
             f"{request.target.name}: names no chip for qnn; add [qualcomm] soc = … to the target"
         )
     return request.target.qualcomm.soc, find_soc(request.target.qualcomm.soc)
+
+
+def _options(request: BuildRequest) -> QnnOptions:
+    where = f"{request.target.name}: engine_options.qnn"
+    for name in _OF_THE_CHIP:
+        if name in request.options:
+            raise TargetError(f"{where}: '{name}' follows from [qualcomm] soc; take it out")
+    return build_options(QnnOptions, request.options, where=where)
 
 
 def _check_precision(precision: str, name: str, soc: Soc) -> None:
