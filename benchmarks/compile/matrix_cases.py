@@ -63,10 +63,11 @@ def cases(models: Path, shared: Path) -> list[Case]:
             name,
             third / "silero-vad" / f"{name}.onnx",
             shared / "data" / "fsdd",
-            "spoken digits at 16 kHz, state 0",
+            "spoken digits; rate frozen at 16 kHz, state 0",
             {
                 "preprocess": "rate=16000,samples=576,hop=512",
-                "constants": {"sr": 16_000, "state": 0},
+                "freeze": {"sr": 16_000},
+                "constants": {"state": 0},
                 "shapes": {"input": [1, 576], "state": [2, 1, 128]},
             },
         )

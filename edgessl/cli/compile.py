@@ -44,6 +44,9 @@ def compile_(
     constant: Annotated[
         list[str] | None, typer.Option(help="Fill an input that never changes: sr=16000,state=0.")
     ] = None,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="Put a number in place of an input: sr=16000.")
+    ] = None,
     shape: Annotated[
         list[str] | None, typer.Option(help="Fix an input of open size: input=1x3x320x320.")
     ] = None,
@@ -67,6 +70,7 @@ def compile_(
         "remeasure": remeasure,
         "preprocess": preprocess,
         "constants": parse_constants(constant or []),
+        "freeze": parse_constants(freeze or [], option="--freeze"),
         "shapes": parse_shapes(shape or []),
     }
     try:

@@ -62,6 +62,7 @@ class CompileOptions(Options):
         preprocess: How images or sounds become the model's input, as ``--preprocess`` says it.
         constants: Input name → the value that fills an input that never changes.
         shapes: Input name → its shape with the batch, for inputs of open size.
+        freeze: Input name → the number that takes its place for good.
         method: How activation ranges are chosen; None takes the target's way.
         max_float_layers: Most layers that mixed precision puts back into floating point where
             integers miss the gate narrowly.
@@ -83,6 +84,7 @@ class CompileOptions(Options):
     preprocess: str | None = None
     constants: dict[str, int | float] = Field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    freeze: dict[str, int | float] = Field(default_factory=dict)
     method: Literal["minmax", "percentile", "mse", "entropy"] | None = None
     max_float_layers: Annotated[int, Field(ge=0, le=1000)] = 6
     npu_compiler: str | None = None
@@ -244,6 +246,7 @@ def _inspect(model: Path, folder: Path, device: Target, options: CompileOptions)
             batch_size=options.batch_size,
             static=device.shapes.static,
             shapes=options.shapes,
+            frozen=options.freeze,
         )
     graph = GraphInfo.model_validate(values)
     return describe_inputs(graph, preprocess=options.preprocess, constants=options.constants)

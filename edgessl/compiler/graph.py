@@ -6,11 +6,13 @@ process that called `compile_model` neither pays for it nor dies with it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from edgessl import onnx_metadata
 from edgessl.bundle.manifest import TensorSpec
+from edgessl.compiler.freezing import freeze_inputs, resolve_conditions
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.rewrites.pipeline import simplify_graph
 from edgessl.compiler.rewrites.topology import infer_shapes, name_nodes, nodes_of, opset_of
@@ -76,6 +78,7 @@ def prepare_graph(
     batch_size: int,
     shapes: Shapes | None = None,
     static: bool = False,
+    frozen: Mapping[str, int | float] | None = None,
 ) -> GraphInfo:
     """Check a model, fix its batch and shapes, name its nodes and write the result.
 
@@ -85,6 +88,7 @@ def prepare_graph(
         batch_size: Samples per engine call.
         shapes: Input name → its whole shape, the batch included; an empty shape is a scalar.
         static: Refuse a graph that still has a dynamic input dimension.
+        frozen: Input name → number that takes its place for good.
 
     Raises:
         ModelError: See `load_graph`; the graph has another fixed batch; a shape does not fit; or
@@ -96,6 +100,8 @@ def prepare_graph(
     if not model.graph.input:
         raise ModelError(f"{path}: the graph has no inputs; export it again")
     batched = fix_shapes(model, batch_size=batch_size, shapes=shapes, path=path)
+    freeze_inputs(model, frozen or {}, path)
+    batched = tuple(name for name in batched if name not in (frozen or {}))
     if batch_size > 1 and len(batched) < len(model.graph.input):
         raise ModelError(
             f"{path}: not every input starts with the batch, so it runs one sample at a time; "
@@ -104,6 +110,8 @@ def prepare_graph(
     if static:
         _require_static(model, path)
     model = infer_shapes(_inline_functions(model, path))
+    if frozen:
+        model = infer_shapes(resolve_conditions(model))
     name_nodes(model)
     properties = {item.key: item.value for item in model.metadata_props}
     facts = onnx_metadata.decode(properties, where=str(path))
@@ -207,6 +215,11 @@ def _check_names(model: Any, path: Path) -> None:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ModelError(f"{path}: two {kind}s are called '{twice}'; export it again")
+        if odd := [name for name in names if not name.isprintable()]:
+            # Engines cut a name at a zero byte, and others cannot be shown or typed.
+            raise ModelError(
+                f"{path}: {kind} {odd[0][:80]!r} has control characters in its name; export it again"
+            )
 
 
 def _check_domains(model: Any, path: Path) -> None:

@@ -39,10 +39,16 @@ def inspect(
     batch_size: int,
     shapes: dict[str, list[int]] | None = None,
     static: bool = False,
+    frozen: dict[str, int | float] | None = None,
 ) -> dict[str, Any]:
     """Check a model and write it with a fixed batch and fixed shapes: a `GraphInfo`."""
     graph = prepare_graph(
-        Path(model), Path(out), batch_size=batch_size, shapes=shapes, static=static
+        Path(model),
+        Path(out),
+        batch_size=batch_size,
+        shapes=shapes,
+        static=static,
+        frozen=frozen,
     )
     return graph.model_dump(mode="json")
 

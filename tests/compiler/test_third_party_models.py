@@ -83,11 +83,21 @@ class TestThirdPartyModels:
         np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-3)
 
     @pytest.mark.parametrize(
-        ("name", "shapes"),
-        [("silero_vad_op18_ifless", {}), ("silero_vad", {"state": (2, 1, 128)})],
+        ("name", "given"),
+        [
+            ("silero_vad_op18_ifless", {"constants": {"sr": 16_000, "state": 0}}),
+            (
+                "silero_vad",
+                {
+                    "freeze": {"sr": 16_000},
+                    "constants": {"state": 0},
+                    "shapes": {"input": (1, 576), "state": (2, 1, 128)},
+                },
+            ),
+        ],
     )
     def test_silero_with_sounds_and_constants(
-        self, shared: Path, tmp_path: Path, name: str, shapes: dict[str, tuple[int, ...]]
+        self, shared: Path, tmp_path: Path, name: str, given: dict[str, Any]
     ) -> None:
         path = self._path(shared, f"models/silero-vad/{name}.onnx")
         digits = self._path(shared, "data/fsdd")
@@ -98,8 +108,7 @@ class TestThirdPartyModels:
             out,
             ONNX_FP32,
             preprocess="rate=16000,samples=576,hop=512",
-            constants={"sr": 16_000, "state": 0},
-            shapes=shapes,
+            **given,
         )
         assert report.manifest is not None
         expected = SoundInput(sample_rate_hz=16_000, samples=576, hop=512)

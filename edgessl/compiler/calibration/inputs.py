@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgessl.bundle.manifest import TensorSpec
+from edgessl.compiler.freezing import check_number
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.errors import UsageError, nearest
 from edgessl.preprocess_option import parse_preprocess
@@ -18,8 +19,12 @@ __all__ = ["describe_inputs", "media_input_of", "parse_constants", "preprocessin
 Number = int | float
 
 
-def parse_constants(pairs: Sequence[str]) -> dict[str, Number]:
+def parse_constants(pairs: Sequence[str], *, option: str = "--constant") -> dict[str, Number]:
     """Read ``--constant sr=16000,state=0``: input name → the value that fills it.
+
+    Args:
+        pairs: The words of the option, each with one pair or several.
+        option: How messages call it.
 
     Raises:
         UsageError: A word without ``=``, a name given twice, or a value that is no finite number.
@@ -29,14 +34,14 @@ def parse_constants(pairs: Sequence[str]) -> dict[str, Number]:
         # Input names may hold "=", numbers never do.
         name, equals, text = (part.strip() for part in pair.rpartition("="))
         if not equals or not name:
-            raise UsageError(f"--constant: '{pair}' is not name=value; write one like sr=16000")
+            raise UsageError(f"{option}: '{pair}' is not name=value; write one like sr=16000")
         if name in found:
-            raise UsageError(f"--constant: '{name}' is given twice; give it once")
-        found[name] = _number(name, text)
+            raise UsageError(f"{option}: '{name}' is given twice; give it once")
+        found[name] = _number(name, text, option)
     return found
 
 
-def _number(name: str, text: str) -> Number:
+def _number(name: str, text: str, option: str) -> Number:
     try:
         return int(text)
     except ValueError:
@@ -46,7 +51,7 @@ def _number(name: str, text: str) -> Number:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UsageError(f"--constant: {name}={text} is not a number; write one like {name}=0")
+        raise UsageError(f"{option}: {name}={text} is not a number; write one like {name}=0")
     return value
 
 
@@ -80,11 +85,7 @@ def _check_constant(graph: GraphInfo, name: str, value: Number) -> None:
     if len(specs) == 1:
         raise UsageError(f"'{name}' is the model's only input; a constant leaves nothing to give")
     spec = specs[name]
-    dtype = np.dtype(spec.dtype)
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if int(value) != value or not limits.min <= value <= limits.max:
-            raise UsageError(f"constant {name}={value} does not fit the input's {spec.dtype}")
+    check_number(name, value, np.dtype(spec.dtype))
     open_sizes = [d for d in graph.sample_shape(spec) if isinstance(d, str)]
     if open_sizes:
         sizes = "x".join("1" if isinstance(d, str) else str(d) for d in spec.shape)
