@@ -26,6 +26,7 @@ from edgessl.runtime.engines.qnn import (
     describe_refusal,
     is_fallback,
     session_options,
+    stdout_to_stderr,
 )
 from edgessl.targets.qualcomm import Soc, find_soc
 
@@ -128,13 +129,15 @@ def compile_context(
         compiler = ort.ModelCompiler(
             settings, model.read_bytes(), embed_compiled_data_into_model=True
         )
-        out.write_bytes(compiler.compile_to_bytes())
+        with stdout_to_stderr():
+            binary = compiler.compile_to_bytes()
     except error_types(ort) as error:
         reason = describe_refusal(model, options) if is_fallback(error) else one_line(error)
         raise ModelError(
             f"no context binary for {where}: {reason}; change or remove these operators, or keep "
             "the model on the CPU"
         ) from error
+    out.write_bytes(binary)
 
 
 def read_context(path: Path) -> ContextFacts:

@@ -10,6 +10,7 @@ Source: https://github.com/onnxruntime/onnxruntime-qnn, QNN-ExecutionProvider.md
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import sys
@@ -35,6 +36,7 @@ __all__ = [
     "is_fallback",
     "nodes_elsewhere",
     "session_options",
+    "stdout_to_stderr",
 ]
 
 PROVIDER = "QNNExecutionProvider"
@@ -102,7 +104,7 @@ class QnnSession(Session):
         self._errors = error_types(ort)
         if not model.is_file():
             raise ModelError(f"{model}: no such file; check the path")
-        with _stdout_to_stderr():
+        with stdout_to_stderr():
             settings = session_options(options)
             try:
                 self._session: Any = ort.InferenceSession(str(model), sess_options=settings)
@@ -239,14 +241,16 @@ def _check_machine(options: QnnOptions) -> None:
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """The emulator's library greets on file descriptor 1, where results go."""
+def stdout_to_stderr() -> Iterator[None]:
+    """Qualcomm's library for x86-64 greets on file descriptor 1, where results go."""
     sys.stdout.flush()
     kept = os.dup(1)
     try:
         os.dup2(2, 1)
         yield
     finally:
+        # C's buffer would be written at exit, when the descriptor is back in its place.
+        ctypes.CDLL(None).fflush(None)
         os.dup2(kept, 1)
         os.close(kept)
 
