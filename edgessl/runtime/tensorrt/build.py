@@ -183,8 +183,8 @@ def _attach_cache(config: Any, place: Path) -> tuple[Any, str | None]:
         known = place.read_bytes()
     except FileNotFoundError:
         known = b""
-    except OSError as error:
-        return _new_cache(config), f"{place} cannot be read ({error.strerror}); kernels are timed"
+    except OSError as failure:
+        return _new_cache(config), f"{place} cannot be read ({failure.strerror}); kernels are timed"
     cache = config.create_timing_cache(known)
     # A cache of another device or version would choose kernels by foreign times.
     if cache is not None and config.set_timing_cache(cache, False):

@@ -153,12 +153,12 @@ def read_layers(text: str, expected: Mapping[str, str]) -> Inspection:
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the engine's description is not readable ({error})") from error
     computing = [entry for entry in layers if isinstance(entry, dict) and _computes(entry)]
-    precisions = Counter(_precision(layer) for layer in computing)
-    devices = Counter("DLA" if _on_dla(layer) else "GPU" for layer in computing)
+    precisions = Counter(_precision(entry) for entry in computing)
+    devices = Counter("DLA" if _on_dla(entry) else "GPU" for entry in computing)
     places: dict[str, list[str]] = {}
-    for layer in computing:
-        for node in _nodes(layer):
-            places.setdefault(node, []).append(_precision(layer))
+    for entry in computing:
+        for node in _nodes(entry):
+            places.setdefault(node, []).append(_precision(entry))
     mismatches, unseen = [], []
     for node, wanted in sorted(expected.items()):
         found = [precision for precision in places.get(node, ()) if precision != "unknown"]
@@ -177,33 +177,33 @@ def read_layers(text: str, expected: Mapping[str, str]) -> Inspection:
     )
 
 
-def _computes(layer: Mapping[str, Any]) -> bool:
-    kinds = f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}".lower()
+def _computes(entry: Mapping[str, Any]) -> bool:
+    kinds = f"{entry.get('LayerType', '')} {entry.get('ParameterType', '')}".lower()
     return not any(word in kinds for word in _MOVES)
 
 
-def _on_dla(layer: Mapping[str, Any]) -> bool:
-    return "dla" in str(layer.get("LayerType", "")).lower()
+def _on_dla(entry: Mapping[str, Any]) -> bool:
+    return "dla" in str(entry.get("LayerType", "")).lower()
 
 
-def _precision(layer: Mapping[str, Any]) -> str:
+def _precision(entry: Mapping[str, Any]) -> str:
     """By its weights, else by its kernel, else by what flows in, else by what flows out."""
-    weights = layer.get("Weights")
-    tensors = (*_types(layer.get("Inputs")), *_types(layer.get("Outputs")))
+    weights = entry.get("Weights")
+    tensors = (*_types(entry.get("Inputs")), *_types(entry.get("Outputs")))
     if isinstance(weights, dict):
         found = _word(str(weights.get("Type", "")))
         if found:
             return found
-    kernel = _KERNEL.search(str(layer.get("TacticName", "")))
+    kernel = _KERNEL.search(str(entry.get("TacticName", "")))
     if kernel:
         return _KERNEL_PRECISION[kernel.group(1)]
     return next((word for text in tensors if (word := _word(text))), "unknown")
 
 
 def _types(tensors: Any) -> Iterable[str]:
-    for tensor in tensors if isinstance(tensors, list) else ():
-        if isinstance(tensor, dict):
-            named = {str(key).lower(): value for key, value in tensor.items()}
+    for described in tensors if isinstance(tensors, list) else ():
+        if isinstance(described, dict):
+            named = {str(key).lower(): value for key, value in described.items()}
             told = named.get("datatype", named.get("format/datatype", named.get("format", "")))
             yield str(told)
 
@@ -212,10 +212,10 @@ def _word(text: str) -> str | None:
     return next((name for name, pattern in _WORDS if pattern.search(text)), None)
 
 
-def _nodes(layer: Mapping[str, Any]) -> set[str]:
+def _nodes(entry: Mapping[str, Any]) -> set[str]:
     """Names of the graph's nodes that a layer computes, as far as it tells."""
-    name = str(layer.get("Name", ""))
-    found = {match.strip() for match in _METADATA.findall(str(layer.get("Metadata", "")))}
+    name = str(entry.get("Name", ""))
+    found = {match.strip() for match in _METADATA.findall(str(entry.get("Metadata", "")))}
     foreign = _FOREIGN.search(name)
     if foreign:
         found.update(part.strip() for part in foreign.group(1).split("..."))

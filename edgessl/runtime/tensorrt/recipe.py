@@ -124,11 +124,11 @@ def trtexec_lines(recipe: Recipe) -> dict[str, str]:
     if recipe.workspace_mib is not None:
         common.append(f"--memPoolSize=workspace:{recipe.workspace_mib}M")
     common.append(f"--builderOptimizationLevel={recipe.builder_optimization_level}")
-    for profile in recipe.profiles[:1]:
+    for ranges in recipe.profiles[:1]:
         for option, field in (("min", "least"), ("opt", "typical"), ("max", "most")):
             sizes = [
                 f"{name}:{'x'.join(map(str, getattr(shape, field)))}"
-                for name, shape in sorted(profile.items())
+                for name, shape in sorted(ranges.items())
             ]
             common.append(f"--{option}Shapes={','.join(sizes)}")
     if recipe.dla_core is not None:

@@ -115,12 +115,14 @@ def _pin_layers(trt: Any, network: Any, float32_nodes: frozenset[str]) -> None:
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.type == kinds.DEQUANTIZE:
-            dequantized.add(layer.get_output(0).name)
+            tensor = layer.get_output(0)
+            dequantized.add(tensor.name)
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
-        names = {tensor.name for tensor in inputs if tensor is not None}
-        if layer.type in free or names & dequantized or layer.get_output(0).dtype not in floats:
+        names = {given.name for given in inputs if given is not None}
+        tensor = layer.get_output(0)
+        if layer.type in free or names & dequantized or tensor.dtype not in floats:
             continue
         stays = layer.name in float32_nodes
         layer.precision = trt.DataType.FLOAT if stays else trt.DataType.HALF
