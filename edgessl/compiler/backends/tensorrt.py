@@ -115,7 +115,7 @@ class TensorRTBackend:
             options=_run_options(dla_core),
             toolchain=toolchain,
             kind="portable",
-            version=target.nvidia.tensorrt[0] if target.nvidia and target.nvidia.tensorrt else "",
+            version=_version(request),
             stand_ins=(StandIn(kind="host", engine=stand_in, model=_MODEL),),
             requirements=_requirements(request, dla_core),
         )
@@ -144,6 +144,12 @@ def _precisions(request: BuildRequest) -> tuple[LayerPrecision, Remainder]:
 
 def _run_options(dla_core: int | None) -> dict[str, OptionValue]:
     return {} if dla_core is None else {"dla_core": dla_core}
+
+
+def _version(request: BuildRequest) -> str:
+    """The oldest TensorRT that the target's software releases bring."""
+    nvidia = request.target.nvidia
+    return nvidia.tensorrt[0] if nvidia is not None and nvidia.tensorrt else _OLDEST
 
 
 def _requirements(request: BuildRequest, dla_core: int | None) -> Requirements:

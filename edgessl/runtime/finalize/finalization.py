@@ -209,10 +209,16 @@ def _refuse(where: str, contenders: Sequence[Contender], failures: dict[str, Edg
             "nothing was written; compile for this target again"
         )
     errors = [*failures.values(), *(c.failure for c in contenders if c.failure is not None)]
-    if len(failures) > 1:
-        text = "; ".join(f"{name}: {error}" for name, error in failures.items())
-        raise type(errors[0])(f"{where}: no build can be finished here: {text}")
-    raise errors[0]
+    reasons = {
+        str(error).removeprefix(f"{where}: ").removeprefix(f"{name}: "): name
+        for name, error in reversed(failures.items())
+    }
+    if len(failures) == 1 or not failures:
+        raise errors[0]
+    told = [reason if len(reasons) == 1 else f"{n}: {reason}" for reason, n in reasons.items()]
+    raise type(errors[0])(
+        f"{where}: none of the {len(failures)} builds can be finished here: {'; '.join(told[::-1])}"
+    )
 
 
 def _outcomes(
