@@ -59,9 +59,14 @@ class BuildRequest(Options):
 
     def quantize(self) -> tuple[Path, dict[str, str]]:
         """Run the quantizer of the candidate's scheme: the integer graph, and package versions."""
+        job = self.job()
+        return QUANTIZERS.get(job.scheme).quantize(job)
+
+    def job(self) -> QuantizationJob:
+        """What the quantizer of the candidate's scheme gets."""
         if self.candidate.scheme is None:
             raise TargetError(f"{self.candidate.name}: has no quantization scheme; name one")
-        job = QuantizationJob(
+        return QuantizationJob(
             graph=self.graph,
             samples=Samples(Path(self.calibration)),
             folder=Path(self.folder),
@@ -74,7 +79,6 @@ class BuildRequest(Options):
             keep_float=self.keep_float,
             engine=self.candidate.engine,
         )
-        return QUANTIZERS.get(self.candidate.scheme).quantize(job)
 
 
 class Built(Options):

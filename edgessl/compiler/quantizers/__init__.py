@@ -31,6 +31,8 @@ class QuantizationJob:
             ``"entropy"``.
         keep_float: Names of nodes that stay in floating point.
         engine: Engine that will run the result.
+        rough: True if only the placement of integers matters, not their values: a quantizer may
+            then leave out what only makes the values better.
     """
 
     graph: GraphInfo
@@ -44,6 +46,7 @@ class QuantizationJob:
     method: Method
     keep_float: tuple[str, ...]
     engine: str = "onnxruntime"
+    rough: bool = False
 
 
 class Quantizer(Protocol):

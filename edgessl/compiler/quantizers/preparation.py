@@ -17,6 +17,8 @@ __all__ = ["FloatGraph", "check_quantized", "prepare_float", "quiet", "trace_nam
 
 # Per-channel QuantizeLinear and DequantizeLinear exist from opset 13 on.
 _MIN_OPSET = 13
+# onnxruntime's optimizer calls so what it makes of a matrix product and a sum.
+_FUSION = "/MatMulAddFusion"
 _STANDARD = ("", "ai.onnx")
 
 
@@ -44,6 +46,8 @@ class FloatGraph:
         resolved = []
         for name in names:
             here = name if name in self.names else self.renamed.get(name)
+            if here is None and name.removesuffix(_FUSION) in self.names:
+                here = name.removesuffix(_FUSION)
             if here is None:
                 raise UsageError(
                     f"the graph has no node '{name}' to keep in floating point; "
@@ -53,12 +57,13 @@ class FloatGraph:
         return sorted(set(resolved))
 
 
-def prepare_float(graph: GraphInfo, folder: Path) -> FloatGraph:
+def prepare_float(graph: GraphInfo, folder: Path, *, fuse: bool = True) -> FloatGraph:
     """Fold, fuse and name; see `FloatGraph`.
 
     Args:
         graph: The float graph.
         folder: Where ``float.onnx`` goes.
+        fuse: False leaves the nodes as they are.
 
     Raises:
         ModelError: The graph's opset cannot be raised to what integers need.
@@ -72,7 +77,9 @@ def prepare_float(graph: GraphInfo, folder: Path) -> FloatGraph:
     onnx.save(raised, source)
     # Shapes are fixed except in sequence models; symbolic inference needs sympy for no gain.
     with quiet():
-        shape_inference.quant_pre_process(source, out, skip_symbolic_shape=True)
+        shape_inference.quant_pre_process(
+            source, out, skip_symbolic_shape=True, skip_optimization=not fuse
+        )
     source.unlink()
     prepared = onnx.load(out)
     _hold_constants(onnx, prepared.graph)

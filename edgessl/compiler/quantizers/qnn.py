@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edgessl.compiler.quantizers import QuantizationJob
+from edgessl.compiler.quantizers.bias_correction import correct_biases
+from edgessl.compiler.quantizers.headroom import RangesWithHeadroom, bounded_tensors
 from edgessl.compiler.quantizers.onnxruntime import emit_qdq, toolchain
 from edgessl.compiler.quantizers.preparation import (
     FloatGraph,
@@ -17,6 +19,7 @@ from edgessl.compiler.quantizers.preparation import (
     quiet,
     trace_names,
 )
+from edgessl.compiler.quantizers.rounding import round_weights
 from edgessl.compiler.ranges import Ranges, cached_ranges
 from edgessl.errors import TargetError
 from edgessl.optional import require
@@ -30,7 +33,9 @@ class Qnn:
     """Unsigned activations of 8 or 16 bits, unsigned weights of 8 bits.
 
     With signed weights the NPU's compiler refuses LayerNormalization. MatMul never has a scale
-    per channel: the NPU has none.
+    per channel: the NPU has none. Weights are rounded so that their errors cancel in what a layer
+    computes, and biases take the rest: with 16-bit activations, the weights' rounding is most of
+    the error.
     """
 
     @staticmethod
@@ -63,11 +68,14 @@ class Qnn:
             per_channel=job.per_channel,
             nodes_to_exclude=exclude,
         )
+        ranges = _ranges(job, prepared, model, source)
+        if job.precision == "a16w8":
+            ranges = RangesWithHeadroom(ranges.histograms, bounded_tensors(model))
         out = job.folder / "quantized.onnx"
         emit_qdq(
             source,
             out,
-            _ranges(job, prepared, model, source),
+            ranges,
             method=job.method,
             activation=activation,
             weight=types.QUInt8,
@@ -77,6 +85,9 @@ class Qnn:
             operators=sorted(config.op_types_to_quantize),
             options=config.extra_options,
         )
+        if not job.rough:
+            round_weights(out, source, job.samples)
+            correct_biases(out, source, job.samples)
         return out, toolchain()
 
 

@@ -85,7 +85,8 @@ def _integer_weights(model: Any) -> int:
 def _onnxruntime(job: QuantizationJob) -> tuple[Path, dict[str, str]]:
     onnx = require("onnx", extra="compile")
     runtime = require("onnxruntime", extra="compile")
-    prepared = prepare_float(job.graph, job.folder)
+    # MatMulNBits replaces a matrix product alone, not one that is fused with a sum.
+    prepared = prepare_float(job.graph, job.folder, fuse=False)
     model = onnx.load(prepared.path)
     exclude = prepared.resolve(job.keep_float)
     # The module sets up the root logger when it is imported, and talks.
