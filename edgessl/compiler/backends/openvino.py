@@ -16,7 +16,7 @@ from edgessl.compiler.backends.npu_compiler import compile_blob
 from edgessl.compiler.process import note_step
 from edgessl.errors import ModelError, TargetError
 from edgessl.optional import require
-from edgessl.runtime.engines.openvino import OpenVINO, one_line
+from edgessl.runtime.engines.openvino import OpenVINO, one_line, the_core
 
 __all__ = ["OpenVINOBackend"]
 
@@ -120,7 +120,7 @@ def _write(request: BuildRequest, device: str, precision: str) -> _Output:
     # The model keeps the file open that it was read from, so the result has another name.
     out = folder / "model.xml"
     try:
-        model = openvino.Core().read_model(source)
+        model = the_core().read_model(source)
     except RuntimeError as error:
         raise ModelError(
             f"openvino {OpenVINO.version()} cannot read the graph ({one_line(error)}); choose "

@@ -84,7 +84,9 @@ class OpenVINOSession(Session):
         settings = _settings(options)
         try:
             if model.suffix == _BLOB:
-                compiled = core.import_model(model.read_bytes(), options.device, {})
+                # A CPU's blob forgets the precision that it was compiled for.
+                kept = settings if options.device == "CPU" else {}
+                compiled = core.import_model(model.read_bytes(), options.device, kept)
             else:
                 compiled = core.compile_model(core.read_model(str(model)), options.device, settings)
         except RuntimeError as error:
@@ -92,7 +94,7 @@ class OpenVINOSession(Session):
                 f"{model.name}: openvino {OpenVINO.version()} refuses the file "
                 f"({one_line(error)}); export or compile it again"
             ) from error
-        if model.suffix != _BLOB and options.device != "NPU":
+        if options.device == "CPU" or (options.device == "GPU" and model.suffix != _BLOB):
             _check_precision(compiled, options)
         self.inputs = tuple(_spec(port, port.node.friendly_name, model) for port in compiled.inputs)
         self.outputs = tuple(_spec(port, _result_name(port), model) for port in compiled.outputs)
