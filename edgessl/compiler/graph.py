@@ -218,7 +218,8 @@ def _check_names(model: Any, path: Path) -> None:
         if odd := [name for name in names if not name.isprintable()]:
             # Engines cut a name at a zero byte, and others cannot be shown or typed.
             raise ModelError(
-                f"{path}: {kind} {odd[0][:80]!r} has control characters in its name; export it again"
+                f"{path}: {kind} {odd[0][:80]!r} has control characters in its name; "
+                "export it again"
             )
 
 

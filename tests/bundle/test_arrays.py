@@ -87,3 +87,9 @@ def test_a_truncated_file_is_refused() -> None:
     for size in range(0, len(good), 17):
         with pytest.raises(BundleError):
             load_arrays(good[:size], where="x")
+
+
+def test_a_scalar_stays_a_scalar() -> None:
+    arrays = load_arrays(save_arrays({"loss": np.array(2, np.int64)}), where="x.npz")
+    assert arrays["loss"].shape == ()
+    assert arrays["loss"] == 2
