@@ -76,11 +76,7 @@ def _rescue(search: Search, trial: Trial, max_layers: int) -> Trial | None:
 
 def _layers(search: Search, trial: Trial) -> list[str]:
     """Names of the quantized nodes, most harmful first."""
-    answer = search.ask(
-        trial.folder,
-        "rank_layers",
-        graph=search.graph.model_dump(mode="json"),
-        quantized=str(trial.folder / trial.built.model),
-        samples=str(search.calibration.folder),
-    )
+    folder = search.work.fresh(f"{trial.name}-layers")
+    request = search.request(trial.spec, folder)
+    answer = search.ask(folder, "order_layers", request=request.model_dump(mode="json"))
     return [str(name) for name, _ in answer]

@@ -20,6 +20,7 @@ from edgessl.compiler.graph import prepare_graph, simplify_graph
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.rewrites.pipeline import apply_rewrite
 from edgessl.compiler.samples import Samples, SampleWriter, Stream
+from edgessl.compiler.sensitivity import rank_layers
 from edgessl.errors import UsageError
 from edgessl.runtime.session import ENGINES, Array, Session, open_session
 
@@ -76,6 +77,12 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     validated = BuildRequest.model_validate(request)
     backend = BACKENDS.get(validated.candidate.engine)
     return backend.build(validated).model_dump(mode="json")
+
+
+def order_layers(request: dict[str, Any]) -> list[list[Any]]:
+    """Layers of a candidate, the most harmful first: pairs of node name and error."""
+    ranked = rank_layers(BuildRequest.model_validate(request))
+    return [[layer.node, layer.error] for layer in ranked]
 
 
 def embed(
@@ -145,6 +152,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "embed": embed,
     "inspect": inspect,
     "open_model": open_model,
+    "order_layers": order_layers,
     "rewrite": rewrite,
     "simplify": simplify,
     "time_runs": time_runs,

@@ -144,19 +144,11 @@ class Search:
             return Trial(spec, folder, Outcome.failed(reason, unavailable=unavailable))
         return Trial(spec, folder, self.work.keep(f"outcome-{name}", outcome))
 
-    def ask(self, folder: Path, operation: str, /, **arguments: Any) -> Any:
-        """Run an operation in a worker of its own, within the limits."""
-        return ask(
-            folder,
-            operation,
-            threads=self.threads,
-            timeout_s=self.limits.timeout_s,
-            memory_bytes=self.limits.memory_bytes,
-            **arguments,
-        )
-
-    def _judge(self, spec: CandidateSpec, folder: Path, keep_float: tuple[str, ...]) -> Outcome:
-        request = BuildRequest(
+    def request(
+        self, spec: CandidateSpec, folder: Path, keep_float: tuple[str, ...] = ()
+    ) -> BuildRequest:
+        """What a backend is asked for."""
+        return BuildRequest(
             graph=self.graph,
             candidate=spec,
             target=self.target,
@@ -170,6 +162,20 @@ class Search:
             settings=self.settings,
             seed=self.seed,
         )
+
+    def ask(self, folder: Path, operation: str, /, **arguments: Any) -> Any:
+        """Run an operation in a worker of its own, within the limits."""
+        return ask(
+            folder,
+            operation,
+            threads=self.threads,
+            timeout_s=self.limits.timeout_s,
+            memory_bytes=self.limits.memory_bytes,
+            **arguments,
+        )
+
+    def _judge(self, spec: CandidateSpec, folder: Path, keep_float: tuple[str, ...]) -> Outcome:
+        request = self.request(spec, folder, keep_float)
         built = Built.model_validate(
             self.ask(folder, "build", request=request.model_dump(mode="json"))
         )
