@@ -22,6 +22,9 @@ def check(
     shape: Annotated[
         list[str] | None, typer.Option(help="Fix an input: input=1x3x320x320; may be repeated.")
     ] = None,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="Put a number in place of an input: sr=16000.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples per engine call.")] = 1,
     max_fallback: Annotated[
         int | None, typer.Option(min=0, help="Exit 1 if more nodes than this run elsewhere.")
@@ -38,6 +41,7 @@ def check(
     elsewhere than on its accelerator; 2: the model or a shape cannot be used.
     """
     from edgessl.cli import terminal
+    from edgessl.compiler.calibration import parse_constants
     from edgessl.compiler.check import CheckGateError, check_model
     from edgessl.compiler.shapes import parse_shapes
 
@@ -47,6 +51,7 @@ def check(
                 model,
                 target=target,
                 shapes=parse_shapes(shape or []),
+                frozen=parse_constants(freeze or [], option="--freeze"),
                 batch_size=batch,
                 max_fallback=max_fallback,
                 as_is=as_is,

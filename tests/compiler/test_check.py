@@ -115,6 +115,22 @@ class TestEnginesThatAnswer:
             check_model(path, target="host")
 
 
+class TestFrozenInputs:
+    def test_silero_has_no_condition_left(self, shared: Path, tmp_path: Path) -> None:
+        path = shared / "models/silero-vad/silero_vad_op18_ifless.onnx"
+        if not path.is_file():
+            pytest.skip("silero is not on this machine")
+        report = check_model(
+            path,
+            target="npu-intel-4000",
+            shapes={"input": (1, 576)},
+            frozen={"sr": 16_000},
+        )
+        assert report.verdict == "fits"
+        assert [spec.name for spec in report.inputs] == ["input", "state"]
+        assert "If" not in {n.op_type for n in report.best.nodes}
+
+
 @pytest.mark.skipif(not is_available("onnxruntime_qnn"), reason="onnxruntime-qnn is not installed")
 class TestQualcomm:
     def test_as_strided_aborts_as_it_is_and_runs_rewritten(self, tmp_path: Path) -> None:

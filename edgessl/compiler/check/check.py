@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ def check_model(
     *,
     target: str | Path | Target,
     shapes: Shapes | None = None,
+    frozen: Mapping[str, int | float] | None = None,
     batch_size: int = 1,
     max_fallback: int | None = None,
     as_is: bool = False,
@@ -43,6 +45,7 @@ def check_model(
         model: The ``.onnx`` file.
         target: Name of a target, path of a target file, or a loaded target.
         shapes: Input name → its whole shape, for dimensions that are not fixed.
+        frozen: Input name → number that takes its place for good.
         batch_size: Samples per engine call.
         max_fallback: Most nodes that may run elsewhere than on the target's unit.
         as_is: Ask about the graph as it stands, without the compiler's rewrites.
@@ -64,7 +67,7 @@ def check_model(
         tempfile.TemporaryDirectory(prefix="edgessl-check-") as name,
     ):
         folder = Path(name)
-        original, samples = _prepare(path, folder, shapes, batch_size)
+        original, samples = _prepare(path, folder, shapes, frozen, batch_size)
         names = () if as_is else SEQUENCE
         progress(ProgressEvent("check", message="rewriting the graph as the compiler does"))
         graph, remarks = rewrite_in_workers(original, folder, samples, names=names)
@@ -79,7 +82,11 @@ def check_model(
 
 
 def _prepare(
-    path: Path, folder: Path, shapes: Shapes | None, batch_size: int
+    path: Path,
+    folder: Path,
+    shapes: Shapes | None,
+    frozen: Mapping[str, int | float] | None,
+    batch_size: int,
 ) -> tuple[GraphInfo, Samples]:
     values = _ask(
         path,
@@ -90,6 +97,7 @@ def _prepare(
         samples=str(folder / "samples"),
         batch_size=batch_size,
         shapes=None if shapes is None else {name: list(shapes[name]) for name in shapes},
+        frozen=None if frozen is None else dict(frozen),
     )
     return GraphInfo.model_validate(values), Samples(folder / "samples")
 

@@ -28,9 +28,12 @@ def prepare_for_check(
     samples: str,
     batch_size: int,
     shapes: Mapping[str, Sequence[int]] | None,
+    frozen: Mapping[str, int | float] | None,
 ) -> dict[str, Any]:
     """Prepare a graph, and made-up inputs for it."""
-    graph = prepare_graph(Path(model), Path(out), batch_size=batch_size, shapes=shapes)
+    graph = prepare_graph(
+        Path(model), Path(out), batch_size=batch_size, shapes=shapes, frozen=frozen
+    )
     write_made_up_samples(graph, Path(samples))
     return graph.model_dump(mode="json")
 

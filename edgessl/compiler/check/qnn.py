@@ -11,10 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgessl.compiler.backends import BuildRequest
 from edgessl.compiler.check.inventory import Inventory, label
 from edgessl.compiler.check.report import EngineReport, NodeReport
 from edgessl.compiler.check.request import CheckRequest
+from edgessl.compiler.quantizers import QUANTIZERS, QuantizationJob
+from edgessl.compiler.samples import Samples
 from edgessl.errors import ModelError, TargetError
 from edgessl.optional import require
 from edgessl.runtime.engines.onnxruntime import error_types, one_line
@@ -77,17 +78,23 @@ def _elsewhere(
     ort = require("onnxruntime", extra="qnn")
     folder = Path(request.folder) / candidate.name
     folder.mkdir()
-    build = BuildRequest(
+    if candidate.scheme is None:
+        raise TargetError(f"{candidate.name}: the NPU computes in integers; name a scheme")
+    job = QuantizationJob(
         graph=request.graph,
-        candidate=candidate,
-        target=request.target,
-        here=False,
-        calibration=request.samples,
-        folder=str(folder),
-        threads=1,
+        samples=Samples(Path(request.samples)),
+        folder=folder,
+        scheme=candidate.scheme,
+        precision=candidate.precision,
+        remainder=candidate.remainder,
+        per_channel=request.target.quantization.per_channel,
         reduce_range=False,
+        method="minmax",
+        keep_float=(),
+        engine=candidate.engine,
+        rough=True,
     )
-    quantized, _ = build.quantize()
+    quantized, _ = QUANTIZERS.get(candidate.scheme).quantize(job)
     settings = session_options(options, fallback=True)
     # As a context the graph is compiled and not loaded into the emulator, which is faster.
     settings.add_session_config_entry("ep.context_enable", "1")
