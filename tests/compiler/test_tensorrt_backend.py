@@ -14,13 +14,20 @@ import pytest
 from numpy.typing import NDArray
 
 from contracts.compiling import target_of
-from contracts.tensorrt_graphs import images, write_float, write_qdq
+from contracts.tensorrt_graphs import (
+    images,
+    write_branch,
+    write_concat,
+    write_float,
+    write_qdq,
+)
 from edgessl.bundle.manifest import TensorSpec
 from edgessl.compiler.backends import BACKENDS, BuildRequest, Built
 from edgessl.compiler.backends.strong_typing import name_nodes, overflowing, to_float16
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.samples import Samples, SampleWriter, Stream
-from edgessl.errors import TargetError, UsageError
+from edgessl.errors import ModelError, TargetError, UsageError
+from edgessl.runtime.session import open_session
 from edgessl.runtime.tensorrt.recipe import Recipe, read_recipe
 from edgessl.targets import CandidateSpec
 
@@ -355,3 +362,22 @@ def test_the_recipe_is_a_schema(bench: Bench) -> None:
     _, folder = bench.build(INT8, JETSON, write_qdq(bench.quantized))
     text = (folder / "recipe.json").read_text()
     assert Recipe.model_validate(json.loads(text)).to_json() == text
+
+
+def test_the_stand_in_runs_what_onnxruntime_would_fuse_wrongly(bench: Bench) -> None:
+    source = write_concat(bench.quantized)
+    built, folder = bench.build(INT8, JETSON, source)
+    (stand_in,) = built.stand_ins
+    with open_session("onnxruntime", folder / stand_in.model, stand_in.engine.options) as session:
+        found = session.run({"x": images(1)})["y"]
+    np.testing.assert_allclose(found, run(source, images(1))[0], atol=2e-3)
+    # onnxruntime makes a QLinearConcat of it, which takes no float16 scale.
+    with pytest.raises(ModelError, match="float16"):
+        open_session("onnxruntime", folder / stand_in.model, {"threads": 1})
+
+
+def test_branches_find_the_converted_input(bench: Bench) -> None:
+    source = write_branch(bench.quantized)
+    built, folder = bench.build(FP16, JETSON, source)
+    ours, theirs = run(folder / built.model, images(1))[0], run(source, images(1))[0]
+    np.testing.assert_allclose(ours, theirs, atol=2e-3)

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["SIZE", "images", "write_float", "write_qdq"]
+__all__ = ["SIZE", "images", "write_branch", "write_concat", "write_float", "write_qdq"]
 
 SIZE = 16
 
@@ -128,4 +128,47 @@ def write_qdq(
     nodes.append(helper.make_node("GlobalAveragePool", ["e"], ["f"], name="pool"))
     nodes.append(helper.make_node("Flatten", ["f"], ["y"], name="flatten"))
     onnx.save(_model(nodes, constants, opset=opset, batch=batch), path)
+    return path
+
+
+def write_concat(path: Path) -> Path:
+    """A Concat with a pair before and after it, as the scheme tensorrt-dla writes everywhere."""
+    scale, zero = np.float32(3.7 / 127), np.int8(0)
+    nodes = []
+    for name in ("x", "r", "joined"):
+        if name == "r":
+            nodes.append(helper.make_node("Neg", ["x"], ["r"], "negative"))
+        if name == "joined":
+            nodes.append(helper.make_node("Concat", ["x_dq", "r_dq"], ["joined"], "concat", axis=1))
+        both = [[name, "s", "z"], [f"{name}_q", "s", "z"]]
+        nodes.append(helper.make_node("QuantizeLinear", both[0], [f"{name}_q"], f"{name}_Q"))
+        nodes.append(helper.make_node("DequantizeLinear", both[1], [f"{name}_dq"], f"{name}_DQ"))
+    nodes.append(helper.make_node("GlobalAveragePool", ["joined_dq"], ["f"], name="pool"))
+    nodes.append(helper.make_node("Flatten", ["f"], ["y"], name="flatten"))
+    constants = [numpy_helper.from_array(a, n) for n, a in (("s", scale), ("z", zero))]
+    onnx.save(_model(nodes, constants, opset=17, batch=1), path)
+    return path
+
+
+def write_branch(path: Path) -> Path:
+    """An If whose branches read the graph's input and a constant from outside."""
+    branches = []
+    for name, operator in (("then", "Add"), ("else", "Mul")):
+        node = helper.make_node(operator, ["x", "two"], [f"{name}_out"], name=f"{name}_node")
+        shape = [1, 16, SIZE, SIZE]
+        given = helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, shape)
+        branches.append(helper.make_graph([node], name, [], [given]))
+    nodes = [
+        helper.make_node(
+            "If", ["yes"], ["a"], "if", then_branch=branches[0], else_branch=branches[1]
+        ),
+        helper.make_node("Concat", ["a", "a"], ["b"], "concat", axis=1),
+        helper.make_node("GlobalAveragePool", ["b"], ["f"], name="pool"),
+        helper.make_node("Flatten", ["f"], ["y"], name="flatten"),
+    ]
+    constants = [
+        numpy_helper.from_array(np.float32(2), "two"),
+        numpy_helper.from_array(np.bool_(True), "yes"),
+    ]
+    onnx.save(_model(nodes, constants, opset=17, batch=1), path)
     return path

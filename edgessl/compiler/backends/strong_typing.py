@@ -24,6 +24,7 @@ from edgessl.runtime.tensorrt.recipe import LayerPrecision, Remainder
 
 __all__ = [
     "MATRIX_OPERATORS",
+    "drop_unused",
     "expected_precisions",
     "name_nodes",
     "overflowing",
@@ -181,7 +182,7 @@ def _prepare_scales(model: Any, kept: set[str]) -> set[str]:
         stays |= more
     for group in groups:
         _retype(model, group, values, None if group.name in stays else rounded[group.name])
-    _drop_unused(model)
+    drop_unused(model)
     members = {node.name for g in groups if g.name in stays for node in g.nodes}
     return members | {name for g in groups if g.name in stays for name in g.feeds}
 
@@ -279,9 +280,9 @@ def _axis(node: Any, rank: int) -> int:
     return axis % rank
 
 
-def _drop_unused(model: Any) -> None:
-    used = {name for node in model.graph.node for name in node.input}
-    used |= {output.name for output in model.graph.output}
+def drop_unused(model: Any) -> None:
+    """Take out initializers that nothing reads."""
+    used = _read_names(model)
     left = [i for i in model.graph.initializer if i.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(left)
@@ -309,7 +310,7 @@ def _drop_cast_pairs(model: Any, outputs: set[str]) -> None:
 
 def _drop_dead_casts(model: Any, outputs: set[str]) -> None:
     while True:
-        used = {name for node in model.graph.node for name in node.input} | outputs
+        used = _read_names(model) | outputs
         left = [n for n in model.graph.node if n.op_type != "Cast" or n.output[0] in used]
         if len(left) == len(model.graph.node):
             return
@@ -348,6 +349,12 @@ def sort_nodes(model: Any) -> None:
         waiting = later
     del model.graph.node[:]
     model.graph.node.extend([*ordered, *waiting])
+
+
+def _read_names(model: Any) -> set[str]:
+    """What nodes read, also inside branches and loops, and what the graph gives."""
+    used = {name for node in model.graph.node for name in _needs(node)}
+    return used | {output.name for output in model.graph.output}
 
 
 def _needs(node: Any) -> list[str]:

@@ -16,6 +16,7 @@ from pydantic import Field
 from edgessl.bundle.manifest import EngineSpec, OptionValue, Requirements, StandIn, TensorSpec
 from edgessl.compiler.backends import BuildRequest, Built
 from edgessl.compiler.backends.strong_typing import (
+    drop_unused,
     expected_precisions,
     name_nodes,
     overflowing,
@@ -24,7 +25,7 @@ from edgessl.compiler.backends.strong_typing import (
 )
 from edgessl.compiler.samples import Samples
 from edgessl.config import Options, build_options
-from edgessl.errors import TargetError, UsageError
+from edgessl.errors import ModelError, TargetError, UsageError
 from edgessl.files import write_text
 from edgessl.optional import require
 from edgessl.runtime.tensorrt.recipe import (
@@ -107,7 +108,7 @@ class TensorRTBackend:
         write_text(folder / RECIPE_NAME, recipe.to_json())
         names = (_MODEL, RECIPE_NAME) if implicit is None else (_MODEL, RECIPE_NAME, _IMPLICIT)
         stand_in = EngineSpec(
-            name="onnxruntime", version=_onnxruntime_version(), options={"threads": request.threads}
+            name="onnxruntime", version=_onnxruntime_version(), options=_stand_in_options(request)
         )
         return Built(
             model=_MODEL,
@@ -146,6 +147,14 @@ def _run_options(dla_core: int | None) -> dict[str, OptionValue]:
     return {} if dla_core is None else {"dla_core": dla_core}
 
 
+def _stand_in_options(request: BuildRequest) -> dict[str, OptionValue]:
+    """onnxruntime as the graph says: its own fusions of Q/DQ nodes give invalid graphs in float16.
+
+    QLinearConcat, which it makes of a Concat between them, takes float32 scales only.
+    """
+    return {"threads": request.threads, "fuse_qdq": False}
+
+
 def _version(request: BuildRequest) -> str:
     """The oldest TensorRT that the target's software releases bring."""
     nvidia = request.target.nvidia
@@ -171,7 +180,14 @@ def _save(onnx: Any, model: Any, place: Path) -> None:
     """Check and write; without the types of inner tensors, which the converter leaves behind."""
     del model.graph.value_info[:]
     model.ir_version = min(max(model.ir_version, _IR_VERSIONS[0]), _IR_VERSIONS[1])
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{place.name}: the graph for TensorRT is not valid ({said}); "
+            "choose fp32, or export the model without branches and loops"
+        ) from error
     onnx.save(model, place)
 
 
@@ -270,10 +286,7 @@ def _implicit(onnx: Any, model: Any, place: Path) -> ImplicitQuantization:
             nodes.append(onnx.helper.make_node("Identity", [renamed[name]], [name], name=name))
     del plain.graph.node[:]
     plain.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
-    left = [i for i in plain.graph.initializer if i.name in used]
-    del plain.graph.initializer[:]
-    plain.graph.initializer.extend(left)
+    drop_unused(plain)
     sort_nodes(plain)
     _save(onnx, plain, place)
     return ImplicitQuantization(model=place.name, ranges=ranges)

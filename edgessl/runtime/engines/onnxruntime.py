@@ -42,10 +42,12 @@ class OnnxRuntimeOptions(Options):
         threads: Threads within an operator; 0 takes all physical cores.
         intra_op_spinning: True lets idle threads spin, which is fastest back to back; False
             saves power between requests.
+        fuse_qdq: Compute in integers between Q/DQ nodes; False computes what each node says.
     """
 
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     intra_op_spinning: bool = True
+    fuse_qdq: bool = True
 
 
 class OnnxRuntime:
@@ -80,6 +82,8 @@ class OnnxRuntimeSession(Session):
         settings.log_severity_level = _ERRORS_ONLY
         spinning = "1" if options.intra_op_spinning else "0"
         settings.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+        if not options.fuse_qdq:
+            settings.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             self._session: Any = ort.InferenceSession(
                 str(model), sess_options=settings, providers=[_PROVIDER]
