@@ -75,28 +75,21 @@ class TensorRT(ModuleType):
         old = not version.startswith("11")
         newer = version != "10.3.0"
         flags = _FLAGS + (_OLD_FLAGS if old else []) + ["EDITABLE_TIMING_CACHE"] * newer
-        self.BuilderFlag = enum.IntEnum("BuilderFlag", flags, start=0)  # type: ignore[misc]
-        self.LayerType = enum.IntEnum("LayerType", _LAYERS)  # type: ignore[misc]
-        types = ["FLOAT", "HALF", "INT8", "INT32", "BOOL", "INT64"]
-        self.DataType = enum.IntEnum("DataType", types)  # type: ignore[misc]
-        self.DeviceType = enum.IntEnum("DeviceType", ["GPU", "DLA"])  # type: ignore[misc]
-        self.MemoryPoolType = enum.IntEnum("MemoryPoolType", ["WORKSPACE"])  # type: ignore[misc]
-        self.ProfilingVerbosity = enum.IntEnum(  # type: ignore[misc]
-            "ProfilingVerbosity", ["DETAILED"]
-        )
-        self.LayerInformationFormat = enum.IntEnum(  # type: ignore[misc]
-            "LayerInformationFormat", ["JSON"]
-        )
-        self.TensorIOMode = enum.IntEnum("TensorIOMode", ["INPUT", "OUTPUT"])  # type: ignore[misc]
-        self.TensorLocation = enum.IntEnum(  # type: ignore[misc]
-            "TensorLocation", ["DEVICE", "HOST"]
-        )
-        creation = {"STRONGLY_TYPED": 1 if old else 0}
-        self.NetworkDefinitionCreationFlag = enum.IntEnum(  # type: ignore[misc]
-            "NetworkDefinitionCreationFlag", creation
-        )
-        parser_flags = ["NATIVE_INSTANCENORM"] + ["ADJUST_FOR_DLA"] * (not old)
-        self.OnnxParserFlag = enum.IntEnum("OnnxParserFlag", parser_flags)  # type: ignore[misc]
+        starts_at_0: dict[str, list[str]] = {
+            "BuilderFlag": flags,
+            "DataType": ["FLOAT", "HALF", "INT8", "INT32", "BOOL", "INT64"],
+            "DeviceType": ["GPU", "DLA"],
+            "LayerInformationFormat": ["ONELINE", "JSON"],
+            "LayerType": _LAYERS.split(),
+            "MemoryPoolType": ["WORKSPACE"],
+            "NetworkDefinitionCreationFlag": ["EXPLICIT_BATCH"] * old + ["STRONGLY_TYPED"],
+            "OnnxParserFlag": ["NATIVE_INSTANCENORM"] + ["ADJUST_FOR_DLA"] * (not old),
+            "ProfilingVerbosity": ["LAYER_NAMES_ONLY", "NONE", "DETAILED"],
+            "TensorIOMode": ["NONE", "INPUT", "OUTPUT"],
+            "TensorLocation": ["DEVICE", "HOST"],
+        }
+        for name, members in starts_at_0.items():
+            setattr(self, name, enum.IntEnum(name, members, start=0))
         self.ITensor = type("ITensor", (), {"set_dynamic_range": None} if old else {})
         self.ILogger = _Logger
         self.IProgressMonitor = type("IProgressMonitor", (), {})
