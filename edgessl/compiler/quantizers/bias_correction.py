@@ -9,13 +9,14 @@ Source: arXiv:1906.04721, section 4.2 ("empirical bias correction")
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgessl.compiler.quantizers.layers import open_graph
+from edgessl.compiler.quantizers.segments import Segments, open_graph
 from edgessl.compiler.samples import Samples
 from edgessl.optional import require
 
@@ -30,14 +31,12 @@ class _Layer(NamedTuple):
     """A quantized layer with an integer bias.
 
     Attributes:
-        node: Its name, the same in both graphs.
-        output: Name of what it computes here. An activation that the quantizer put into the
-            range of its output has given it its own name.
+        output: Name of what it computes. An activation that the quantizer put into the range of
+            its output has given it its own name.
         bias: Name of its integer bias.
         scale: Scale of the bias, ``(1,)`` or ``(channels,)``.
     """
 
-    node: str
     output: str
     bias: str
     scale: NDArray[np.float64]
@@ -60,40 +59,34 @@ def correct_biases(
     onnx = require("onnx", extra="compile")
     model, reference = onnx.load(quantized), onnx.load(original)
     outputs = {node.name: node.output[0] for node in reference.graph.node}
-    # The float graph's order is that of computation; a quantizer appends nodes where it likes.
-    order = {name: position for position, name in enumerate(outputs)}
-    layers = [layer for layer in _layers(onnx, model) if layer.node in outputs]
-    layers.sort(key=lambda layer: order[layer.node])
-    feeds = [samples.feeds(call) for call in range(min(calls, samples.calls))]
+    found = _layers(onnx, model)
+    layers = {name: layer for name, layer in found.items() if name in outputs}
     if not layers:
         return 0
-    wanted = _means(onnx, reference, [outputs[layer.node] for layer in layers], feeds)
-    for layer in layers:
-        found = _means(onnx, _before(onnx, model, layer), [layer.output], feeds)[layer.output]
-        _shift(onnx, model, layer, wanted[outputs[layer.node]] - found)
+    feeds = [samples.feeds(call) for call in range(min(calls, samples.calls))]
+    run = open_graph(onnx, reference, [outputs[name] for name in layers])
+    totals: dict[str, NDArray[np.float64]] = {}
+    for feed in feeds:
+        for tensor, value in run(feed).items():
+            totals[tensor] = totals.get(tensor, 0.0) + _channel_means([value])
+    wanted = {name: totals[outputs[name]] / len(feeds) for name in layers}
+
+    segments = Segments(onnx, model, feeds)
+    for name in segments.order(list(layers)):
+        layer = layers[name]
+        segments.run_to(name)
+        given = _channel_means([values[layer.output] for values in segments.values])
+        shift = _correct(onnx, model, layer, wanted[name] - given)
+        for values in segments.values:
+            value = values[layer.output]
+            moved = value + shift.reshape(1, -1, *(1,) * (value.ndim - 2))
+            values[layer.output] = moved.astype(value.dtype)
     onnx.save(model, quantized)
     return len(layers)
 
 
-def _before(onnx: Any, model: Any, layer: _Layer) -> Any:
-    """The model without what the layer does not need, which halves the time."""
-    producers = {name: k for k, node in enumerate(model.graph.node) for name in node.output}
-    needed: set[int] = set()
-    pending = [layer.output]
-    while pending:
-        k = producers.get(pending.pop())
-        if k is not None and k not in needed:
-            needed.add(k)
-            pending.extend(model.graph.node[k].input)
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
-    kept = [node for k, node in enumerate(model.graph.node) if k in needed]
-    del part.graph.node[:]
-    part.graph.node.extend(kept)
-    return part
-
-
-def _layers(onnx: Any, model: Any) -> list[_Layer]:
+def _layers(onnx: Any, model: Any) -> dict[str, _Layer]:
+    """Node name → layer."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     dequantized = {
         node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"
@@ -102,7 +95,7 @@ def _layers(onnx: Any, model: Any) -> list[_Layer]:
     for node in model.graph.node:
         for name in node.input:
             uses[name] = uses.get(name, 0) + 1
-    layers = []
+    layers = {}
     for node in model.graph.node:
         if node.op_type not in _LAYERS or len(node.input) < 3:
             continue
@@ -114,27 +107,26 @@ def _layers(onnx: Any, model: Any) -> list[_Layer]:
         if uses[node.input[2]] > 1 or uses[bias.name] > 1:
             continue
         scale = onnx.numpy_helper.to_array(constants[source.input[1]]).astype(np.float64)
-        layers.append(_Layer(node.name, node.output[0], bias.name, scale.reshape(-1)))
+        layers[node.name] = _Layer(node.output[0], bias.name, scale.reshape(-1))
     return layers
 
 
-def _shift(onnx: Any, model: Any, layer: _Layer, difference: NDArray[np.float64]) -> None:
+def _correct(
+    onnx: Any, model: Any, layer: _Layer, difference: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Move the bias; by how much it moved, in steps of its scale."""
     tensor = next(t for t in model.graph.initializer if t.name == layer.bias)
     bias = onnx.numpy_helper.to_array(tensor).astype(np.float64)
-    moved = np.rint(bias + difference.reshape(bias.shape) / layer.scale)
-    moved = np.clip(moved, _LIMITS.min, _LIMITS.max).astype(np.int32)
-    tensor.CopyFrom(onnx.numpy_helper.from_array(moved, layer.bias))
+    steps = np.rint(difference.reshape(bias.shape) / layer.scale)
+    moved = np.clip(bias + steps, _LIMITS.min, _LIMITS.max)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(moved.astype(np.int32), layer.bias))
+    shift: NDArray[np.float64] = (moved - bias) * layer.scale
+    return shift
 
 
-def _means(
-    onnx: Any, model: Any, names: list[str], feeds: list[dict[str, Any]]
-) -> dict[str, NDArray[np.float64]]:
-    """Mean of each tensor per channel (axis 1)."""
-    run = open_graph(onnx, model, names)
-    totals: dict[str, NDArray[np.float64]] = {}
-    for feed in feeds:
-        for name, value in run(feed).items():
-            axes = tuple(axis for axis in range(value.ndim) if axis != 1)
-            mean = value.mean(axis=axes, dtype=np.float64)
-            totals[name] = totals.get(name, 0.0) + mean
-    return {name: total / len(feeds) for name, total in totals.items()}
+def _channel_means(values: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    """Mean over samples and places of each channel (axis 1)."""
+    axes = tuple(axis for axis in range(values[0].ndim) if axis != 1)
+    means = [value.mean(axis=axes, dtype=np.float64) for value in values]
+    mean: NDArray[np.float64] = np.mean(means, axis=0)
+    return mean

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgessl.optional import require
-
-__all__ = ["QuantizedLayer", "columns", "find_layers", "open_graph"]
+__all__ = ["QuantizedLayer", "columns", "find_layers"]
 
 Float = NDArray[np.float64]
 
@@ -32,6 +29,7 @@ class QuantizedLayer:
         shape: Its shape.
         dtype: Its dtype.
         transposed: True if its first axis is K.
+        biased: True if the layer has a bias, which can take a shift of the mean.
         convolution: Kernel, strides, pads and dilations, two or four numbers each; None for a
             product.
     """
@@ -45,6 +43,7 @@ class QuantizedLayer:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     transposed: bool
+    biased: bool
     convolution: tuple[tuple[int, ...], ...] | None
 
     @property
@@ -131,6 +130,7 @@ def _layer(
         shape=tuple(integers.shape),
         dtype=integers.dtype,
         transposed=not outputs_first,
+        biased=len(node.input) > 2 and node.input[2] != "",
         convolution=convolution,
     )
 
@@ -185,35 +185,3 @@ def _draw(count: int, limit: int, rng: np.random.Generator) -> NDArray[np.int64]
     if count <= limit:
         return np.arange(count)
     return rng.choice(count, limit, replace=False)
-
-
-def open_graph(
-    onnx: Any, model: Any, names: list[str]
-) -> Callable[[Mapping[str, Any]], dict[str, NDArray[Any]]]:
-    """Run a graph for some of its tensors, unfused, so that each is what its node computes.
-
-    Args:
-        onnx: The package.
-        model: ``onnx.ModelProto``; its outputs are replaced.
-        names: The tensors, inputs of the graph among them.
-    """
-    ort = require("onnxruntime", extra="compile")
-    given = {value.name for value in model.graph.input}
-    computed = [name for name in names if name not in given]
-    if not computed:
-        return lambda feeds: {name: feeds[name] for name in names}
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in computed)
-    settings = ort.SessionOptions()
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.log_severity_level = 3
-    settings.intra_op_num_threads = 1
-    session = ort.InferenceSession(
-        model.SerializeToString(), sess_options=settings, providers=["CPUExecutionProvider"]
-    )
-
-    def run(feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        values = dict(zip(computed, session.run(computed, dict(feeds)), strict=True))
-        return {name: values[name] if name in values else feeds[name] for name in names}
-
-    return run

@@ -1,13 +1,14 @@
 """Round weights so that their errors cancel in what the layer computes.
 
 Nearest rounding treats every weight alone. Here a layer's weights are rounded one after another,
-and what each rounding loses is made up for by those that are still to come, as the covariance of
-the layer's inputs says. The integer grid, its scales and zero points, stays as it was.
+and what each rounding loses is made up for by those that are still to come, as the moments of the
+layer's inputs say. The integer grid, its scales and zero points, stays as it was.
 
-With a layer's centred inputs X, (K, samples), and H = X Xᵀ: the error tr(E H Eᵀ) of the weights'
-error E is reduced column by column; U is the upper Cholesky factor of H⁻¹:
-e_i = (w_i - round(w_i)) / U_ii, then w_j ← w_j - e_i U_ij for all j > i. A shift of the mean is
-left to `edgessl.compiler.quantizers.bias_correction`.
+With a layer's inputs X, (K, samples), and H = X Xᵀ: the error tr(E H Eᵀ) of the weights' error E
+is reduced column by column; U is the upper Cholesky factor of H⁻¹:
+e_i = (w_i - round(w_i)) / U_ii, then w_j ← w_j - e_i U_ij for all j > i. Where the layer has a
+bias, X is centred, and a shift of the mean is left to
+`edgessl.compiler.quantizers.bias_correction`.
 
 Source: arXiv:2210.17323 (GPTQ), algorithm 1; arXiv:2208.11580, section 4
 """
@@ -21,7 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgessl.compiler.quantizers.layers import QuantizedLayer, columns, find_layers, open_graph
+from edgessl.compiler.quantizers.layers import QuantizedLayer, columns, find_layers
+from edgessl.compiler.quantizers.segments import open_graph
 from edgessl.compiler.samples import Samples
 from edgessl.optional import require
 
@@ -33,6 +35,7 @@ _CALLS = 16
 _POSITIONS = 512
 _DAMPING = 0.01
 _TINY = 1e-12
+_BLOCK = 64
 _MAX_INPUTS = 2304
 """Wider layers keep nearest rounding: the work grows with the third power of K."""
 
@@ -45,11 +48,10 @@ class _Moments:
     first: Float
     second: Float
 
-    @property
-    def covariance(self) -> Float:
-        """``(groups, K, K)``."""
-        mean = self.first / self.count
-        return self.second / self.count - mean[:, :, None] * mean[:, None, :]
+    def about(self, *, mean: bool) -> Float:
+        """Second moments about the mean or about zero, ``(groups, K, K)``."""
+        centre = self.first / self.count if mean else np.zeros_like(self.first)
+        return self.second / self.count - centre[:, :, None] * centre[:, None, :]
 
 
 def round_weights(
@@ -61,7 +63,7 @@ def round_weights(
         quantized: The QDQ ``.onnx``, with integer weights behind DequantizeLinear.
         original: The float ``.onnx`` that it was made from; its nodes have the same names.
         samples: Calibration inputs.
-        calls: Engine calls over which covariances are taken.
+        calls: Engine calls over which moments are taken.
         seed: Draws the places of an image that count.
 
     Returns:
@@ -77,7 +79,7 @@ def round_weights(
             layer.weights,
             layer.scales,
             layer.zero_points,
-            moments[layer.name].covariance,
+            moments[layer.name].about(mean=layer.biased),
             limits=layer.limits,
         )
         tensor = integers[layer.integers]
@@ -88,7 +90,7 @@ def round_weights(
 
 
 def rounded(
-    weights: Float, scales: Float, zero_points: Float, covariance: Float, *, limits: tuple[int, int]
+    weights: Float, scales: Float, zero_points: Float, moments: Float, *, limits: tuple[int, int]
 ) -> Float:
     """Integers of one layer.
 
@@ -96,32 +98,38 @@ def rounded(
         weights: ``(groups, outputs, K)``.
         scales: ``(groups, outputs)``.
         zero_points: The same shape.
-        covariance: Of the inputs, ``(groups, K, K)``.
+        moments: Second moments of the inputs, ``(groups, K, K)``.
         limits: Least and largest integer.
 
     Returns:
         ``(groups, outputs, K)``.
     """
     inputs = weights.shape[2]
-    spread = np.einsum("gii->gi", covariance)
+    spread = np.einsum("gii->gi", moments)
     order = np.argsort(-spread, axis=1, kind="stable")
     left = np.take_along_axis(weights, order[:, None, :], axis=2)
-    factor = _factor(covariance, spread, order)
+    factor = _factor(moments, spread, order)
     result = np.empty_like(left)
-    for i in range(inputs):
-        column = left[:, :, i]
-        integer = np.clip(np.rint(column / scales) + zero_points, *limits)
-        result[:, :, i] = integer
-        lost = (column - (integer - zero_points) * scales) / factor[:, i, i][:, None]
-        left[:, :, i + 1 :] -= lost[:, :, None] * factor[:, None, i, i + 1 :]
+    for start in range(0, inputs, _BLOCK):
+        end = min(start + _BLOCK, inputs)
+        lost = np.empty((*left.shape[:2], end - start))
+        for i in range(start, end):
+            column = left[:, :, i]
+            integer = np.clip(np.rint(column / scales) + zero_points, *limits)
+            result[:, :, i] = integer
+            loss = (column - (integer - zero_points) * scales) / factor[:, i, i][:, None]
+            left[:, :, i + 1 : end] -= loss[:, :, None] * factor[:, None, i, i + 1 : end]
+            lost[:, :, i - start] = loss
+        # What the block lost, made up for by all that follow it, as one product.
+        left[:, :, end:] -= lost @ factor[:, start:end, end:]
     back = np.argsort(order, axis=1, kind="stable")
     return np.take_along_axis(result, back[:, None, :], axis=2)
 
 
-def _factor(covariance: Float, spread: Float, order: NDArray[np.intp]) -> Float:
+def _factor(moments: Float, spread: Float, order: NDArray[np.intp]) -> Float:
     """Upper Cholesky factor of the damped inverse, with the inputs in order."""
     damping = _DAMPING * spread.mean(axis=1) + _TINY
-    damped = covariance + np.eye(covariance.shape[1]) * damping[:, None, None]
+    damped = moments + np.eye(moments.shape[1]) * damping[:, None, None]
     damped = np.take_along_axis(damped, order[:, :, None], axis=1)
     damped = np.take_along_axis(damped, order[:, None, :], axis=2)
     inverse = np.linalg.inv(damped)
