@@ -178,7 +178,8 @@ def columns(
     # Advanced indices apart from one another put the places first.
     picked = windows[sample, :, row, column]
     picked = picked.reshape(len(places), groups, (channels // groups) * high * wide)
-    return picked.transpose(1, 0, 2).astype(np.float64)
+    result: Float = picked.transpose(1, 0, 2).astype(np.float64)
+    return result
 
 
 def _draw(count: int, limit: int, rng: np.random.Generator) -> NDArray[np.int64]:

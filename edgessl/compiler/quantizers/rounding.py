@@ -135,7 +135,8 @@ def _factor(moments: Float, spread: Float, order: NDArray[np.intp]) -> Float:
     inverse = np.linalg.inv(damped)
     # Rounding leaves the inverse a little asymmetric.
     lower = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2)
-    return lower.transpose(0, 2, 1)
+    upper: Float = lower.transpose(0, 2, 1)
+    return upper
 
 
 def _moments(
