@@ -13,7 +13,10 @@ from onnx import numpy_helper
 from contracts.compiling import ONNX_FP32, ONNX_INT8, compile_quietly, target_of
 from contracts.onnx_models import write_cnn
 from edgessl.bundle.archive import open_bundle
+from edgessl.bundle.manifest import Fidelity
 from edgessl.compiler import FidelityGateError
+from edgessl.compiler.fidelity import Gate
+from edgessl.compiler.mixed import allowed_share, first_count
 
 Inputs = NDArray[np.float32]
 
@@ -57,3 +60,28 @@ def test_layers_go_back_to_float_until_it_passes(fragile: Path, inputs: Inputs) 
 def test_what_passes_is_left_alone(model: Path, inputs: Inputs) -> None:
     report = compile_quietly(model, target_of(ONNX_FP32, ONNX_INT8), inputs)
     assert not [c for c in report.candidates if "mixed" in c.name]
+
+
+def test_the_search_starts_where_the_sum_of_errors_says() -> None:
+    errors = [8.0, 4.0, 2.0, 1.0, 1.0]
+    assert first_count(errors, 1.0) == 1
+    assert first_count(errors, 0.125) == 2  # 4 of 16 are left, and may turn out half as much
+    assert first_count(errors, 0.0) == 5
+    assert first_count([], 0.5) == 1
+
+
+def test_a_wide_miss_is_not_tried() -> None:
+    gate = Gate.of(0.98, neighbour_agreement=0.7, sqnr_db=15.0, encoder=False)
+    assert allowed_share(gate, None) == 0.0
+    noisy = Fidelity(
+        samples=9,
+        finite=True,
+        cosine_mean=0.9,
+        cosine_p1=0.9,
+        centred_cosine_mean=0.9,
+        neighbour_agreement=1.0,
+        sqnr_db=5.0,
+    )
+    assert allowed_share(gate, noisy) == pytest.approx(0.1)
+    encoder = Gate.of(0.98, neighbour_agreement=0.7)
+    assert allowed_share(encoder, noisy) == pytest.approx(0.2)
