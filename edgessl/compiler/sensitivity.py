@@ -63,7 +63,7 @@ def rank_layers(request: BuildRequest, *, samples: int = _SAMPLES) -> list[Layer
     if job.scheme == "weight-only":
         raise TargetError("weight-only candidates have no layers to rank; choose int8 or a16w8")
     proxy = _PROXIES.get(job.scheme, job.scheme)
-    job = replace(job, scheme=proxy)
+    job = replace(job, scheme=proxy, rough=True)
     quantized, _ = QUANTIZERS.get(proxy).quantize(job)
     return compare_layers(_float_graph(job), quantized, job.samples, count=samples)
 
@@ -188,7 +188,7 @@ class _Switched:
         return [*body, changed] if changed != node else []
 
     def _pair(self, name: str, maker: Any, place: str) -> list[Any]:
-        parameters = []
+        parameters: list[str] = []
         for source in maker.input[1:]:
             tensor = self._onnx.TensorProto()
             tensor.CopyFrom(self._integers[source])

@@ -12,13 +12,20 @@ from typing import Any
 import numpy as np
 
 from edgessl.compiler.quantizers import QuantizationJob
-from edgessl.compiler.quantizers.preparation import check_quantized, prepare_float, quiet
+from edgessl.compiler.quantizers.preparation import (
+    check_quantized,
+    prepare_float,
+    quiet,
+    sort_nodes,
+)
 from edgessl.compiler.ranges import Method, Ranges, cached_ranges
 from edgessl.errors import TargetError
 from edgessl.optional import require
 
 __all__ = ["OnnxRuntimeQdq", "emit_qdq", "tensors_data", "toolchain"]
 
+
+_INFINITY = 1e30
 
 # Between the matrix products of a transformer (LayerNorm, Softmax, GELU, residual sums) integers
 # cost 17 dB on vit_tiny and gain no time; the products themselves have kernels with float outputs.
@@ -117,12 +124,13 @@ def emit_qdq(
             activation,
             tensors_data(model, ranges, method, levels=levels),
             [],
-            [*exclude, *_odd_biases(model.graph)],
+            [*exclude, *_odd_biases(model.graph), *_endless(onnx, model.graph)],
             known,
             dict(options or {}),
         )
         quantizer.quantize_model()
     result = quantizer.model.model
+    sort_nodes(result.graph)
     check_quantized(result, what="int8")
     del result.metadata_props[:]
     result.producer_name, result.producer_version = "edgessl", ""
@@ -140,6 +148,18 @@ def _odd_biases(graph: Any) -> list[str]:
             if dims[node.input[2]] != (weight[0 if transposed else 1],):
                 odd.append(node.name)
     return odd
+
+
+def _endless(onnx: Any, graph: Any) -> list[str]:
+    """Nodes with a constant that stands for infinity, as masks have: no integers hold it."""
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    endless = set()
+    for tensor in graph.initializer:
+        if tensor.data_type in floats:
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float64)
+            if values.size and not np.abs(values).max() < _INFINITY:
+                endless.add(tensor.name)
+    return [node.name for node in graph.node if endless.intersection(node.input)]
 
 
 def tensors_data(model: Any, ranges: Ranges, method: Method, *, levels: int) -> Any:

@@ -13,7 +13,7 @@ from edgessl.compiler.graph_info import GraphInfo
 from edgessl.errors import ModelError, UsageError, nearest
 from edgessl.optional import require
 
-__all__ = ["FloatGraph", "check_quantized", "prepare_float", "quiet", "trace_names"]
+__all__ = ["FloatGraph", "check_quantized", "prepare_float", "quiet", "sort_nodes", "trace_names"]
 
 # Per-channel QuantizeLinear and DequantizeLinear exist from opset 13 on.
 _MIN_OPSET = 13
@@ -182,9 +182,7 @@ def _tidy(onnx: Any, model: Any) -> None:
 def _all_nodes(graph: Any) -> Iterable[Any]:
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs]:
-                yield from _all_nodes(inner)
+        yield from _inner_nodes(node)
 
 
 def trace_names(original: Any, prepared: Any) -> dict[str, str]:
@@ -200,7 +198,7 @@ def trace_names(original: Any, prepared: Any) -> dict[str, str]:
     for node in original.node:
         for name in node.input:
             consumers.setdefault(name, []).append(node)
-    renamed = {}
+    renamed: dict[str, str] = {}
     # Backwards, so that what follows a node is known.
     for node in reversed(original.node):
         if node.name in here:
@@ -213,6 +211,39 @@ def trace_names(original: Any, prepared: Any) -> dict[str, str]:
         if found is not None:
             renamed[node.name] = found
     return renamed
+
+
+def sort_nodes(graph: Any) -> None:
+    """Put producers before consumers; those of what branches and loops read, too."""
+    made = {name for node in graph.node for name in node.output}
+    waiting = list(graph.node)
+    needs = [
+        {n for inner in (node, *_inner_nodes(node)) for n in inner.input} & made for node in waiting
+    ]
+    done: set[str] = set()
+    order: list[int] = []
+    left = list(range(len(waiting)))
+    while left:
+        held = []
+        for k in left:
+            if needs[k] <= done:
+                order.append(k)
+                done.update(waiting[k].output)
+            else:
+                held.append(k)
+        if len(held) == len(left):
+            raise ModelError("the graph has a cycle; export it again")
+        left = held
+    ordered = [waiting[k] for k in order]
+    copies = [type(node).FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _inner_nodes(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        for inner in [attribute.g, *attribute.graphs]:
+            yield from _all_nodes(inner)
 
 
 @contextmanager

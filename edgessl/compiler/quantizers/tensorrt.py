@@ -167,4 +167,5 @@ class _Emitter:
 def _scales(greatest: NDArray[Any]) -> NDArray[np.float32]:
     """Of what is all zero any scale will do."""
     scales = np.where(greatest > 0, greatest / _GREATEST, 1.0).astype(np.float32)
-    return np.maximum(scales, np.finfo(np.float32).tiny)
+    positive: NDArray[np.float32] = np.maximum(scales, np.finfo(np.float32).tiny)
+    return positive

@@ -71,7 +71,7 @@ def _percentile(histogram: Histogram, percentile: float, symmetric: bool) -> tup
         limits = _quantile(counts, edges, 1 - kept), 0.0
     else:
         magnitudes, width = _magnitudes(histogram)
-        limit = _quantile(magnitudes, np.arange(len(magnitudes) + 1) * width, kept)
+        limit = _quantile(magnitudes, np.arange(len(magnitudes) + 1.0) * width, kept)
         limits = -limit, limit
     low, high = max(limits[0], histogram.low), min(limits[1], histogram.high)
     return min(low, histogram.high), max(high, histogram.low)
