@@ -43,6 +43,7 @@ from edgessl.targets import Target, detect, load_target
 __all__ = ["CompileOptions", "compile_model"]
 
 Indices = NDArray[np.int64]
+_TOOLCHAINS = ("npu_compiler", "tensorrt_profile")
 _MEMORY_SHARE = 0.9
 """Of the machine's memory, what a worker may use: a model that wants more fails alone."""
 
@@ -68,6 +69,8 @@ class CompileOptions(Options):
             integers miss the gate narrowly.
         npu_compiler: Library (or its folder) with which OpenVINO compiles for an Intel NPU that is
             not here.
+        tensorrt_profile: Least, usual and largest shape of an input of open size, as TensorRT
+            takes it: ``input=1x3x320x320:4x3x320x320:8x3x320x320``.
         timeout_s: Longest time that one step of one candidate may take.
         max_corrupt: Share of unreadable calibration samples that is tolerated.
         remeasure: Measure latency anew even if the same candidates were measured here before.
@@ -88,6 +91,7 @@ class CompileOptions(Options):
     method: Literal["minmax", "percentile", "mse", "entropy"] | None = None
     max_float_layers: Annotated[int, Field(ge=0, le=1000)] = 6
     npu_compiler: str | None = None
+    tensorrt_profile: str | None = None
     timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     max_corrupt: Annotated[float, Field(ge=0, le=1)] = 0.01
     remeasure: bool = False
@@ -189,7 +193,7 @@ def _prepare(
     )
     reference = _reference(work, graph, held_out, options)
     # A rewritten graph may be the original's equal on real samples only, so they come first.
-    rewritten = _rewritten(work, graph, held_out)
+    rewritten = _rewritten(work, graph, held_out, _limits(options))
     host = detect()
     encoder = graph.embedding_dim is not None or embedding_dim(reference) is not None
     return Search(
@@ -210,7 +214,7 @@ def _prepare(
         work=work,
         threads=options.threads,
         method=options.method or device.quantization.method,
-        settings={} if options.npu_compiler is None else {"npu_compiler": options.npu_compiler},
+        settings={k: v for k in _TOOLCHAINS if (v := getattr(options, k)) is not None},
         limits=_limits(options),
         seed=options.seed,
         progress=progress,
@@ -274,7 +278,10 @@ def _reference(work: Work, graph: GraphInfo, held_out: Samples, options: Compile
     out = work.folder / "reference"
     if work.recall("reference-computed", Done) is None:
         shutil.rmtree(out, ignore_errors=True)
-        with Worker(work.folder, timeout_s=options.timeout_s) as worker:
+        limits = _limits(options)
+        with Worker(
+            work.folder, timeout_s=limits.timeout_s, memory_bytes=limits.memory_bytes
+        ) as worker:
             _ask_model(
                 worker,
                 Path(graph.path),
@@ -294,11 +301,17 @@ class _Rewritten(Options):
     remarks: tuple[RewriteRemark, ...]
 
 
-def _rewritten(work: Work, graph: GraphInfo, samples: Samples) -> _Rewritten:
+def _rewritten(work: Work, graph: GraphInfo, samples: Samples, limits: Limits) -> _Rewritten:
     known = work.recall("rewritten", _Rewritten)
     if known is None:
         folder = work.fresh("rewrites")
-        result, remarks = rewrite_in_workers(graph, folder, samples)
+        result, remarks = rewrite_in_workers(
+            graph,
+            folder,
+            samples,
+            timeout_s=limits.timeout_s,
+            memory_bytes=limits.memory_bytes,
+        )
         known = work.keep("rewritten", _Rewritten(graph=result, remarks=remarks))
     return known
 

@@ -43,7 +43,13 @@ def rewrite_graph(
 
 
 def rewrite_in_workers(
-    graph: GraphInfo, folder: Path, samples: Samples, *, names: Sequence[str] = SEQUENCE
+    graph: GraphInfo,
+    folder: Path,
+    samples: Samples,
+    *,
+    names: Sequence[str] = SEQUENCE,
+    timeout_s: float | None = None,
+    memory_bytes: int | None = None,
 ) -> tuple[GraphInfo, tuple[RewriteRemark, ...]]:
     """The same in a compile worker; a crash costs the rewrite that caused it, and no other.
 
@@ -52,13 +58,16 @@ def rewrite_in_workers(
         folder: Existing work folder: the files go there, and the worker's log.
         samples: Real inputs for the parity check.
         names: What to apply, in order.
+        timeout_s: Longest time that one rewrite may take.
+        memory_bytes: Most memory that it may use.
     """
+    limits: dict[str, Any] = {"timeout_s": timeout_s, "memory_bytes": memory_bytes}
     with contextlib.ExitStack() as stack:
         workers: list[Worker] = []
 
         def step(name: str, current: GraphInfo, out: Path) -> tuple[GraphInfo, RewriteRemark]:
             if not workers:
-                workers.append(stack.enter_context(Worker(folder, threads=1)))
+                workers.append(stack.enter_context(Worker(folder, threads=1, **limits)))
             try:
                 answer = workers[0].request(
                     "rewrite",
