@@ -119,8 +119,13 @@ def readers(graph: Any, *kinds: str) -> set[str]:
 def write_model(
     path: Path, text: str, weights: dict[str, tuple[int, ...]], *, seed: int = 0
 ) -> Path:
-    """Write a graph in ONNX's text form with random weights of these shapes."""
+    """Write a graph in ONNX's text form with random weights of these shapes.
+
+    Nodes are called after their type and number: ``MatMul_0``.
+    """
     model = onnx.parser.parse_model(text)
+    for number, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{number}"
     rng = np.random.default_rng(seed)
     for name, shape in weights.items():
         fan_in = int(np.prod(shape[1:])) or 1

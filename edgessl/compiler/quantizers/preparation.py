@@ -113,9 +113,9 @@ def _name_nodes(model: Any) -> None:
     """Give every node of the main graph a name of its own."""
     taken: set[str] = set()
     for number, node in enumerate(model.graph.node):
-        name = node.name or f"{node.op_type}_{number}"
+        name = node.name or f"{node.op_type}#{number}"
         while name in taken:
-            name = f"{name}_{number}"
+            name = f"{name}#{number}"
         taken.add(name)
         node.name = name
 
