@@ -20,7 +20,7 @@ import re
 from typing import Any
 
 from edgessl.errors import UnavailableError
-from edgessl.optional import is_available, require
+from edgessl.optional import require
 from edgessl.runtime.tensorrt.recipe import Recipe
 
 __all__ = [
@@ -45,13 +45,14 @@ def load_tensorrt() -> Any:
     Raises:
         UnavailableError: They are not installed, their libraries do not load, or they are too old.
     """
-    if not is_available("tensorrt"):
-        raise UnavailableError(
-            "tensorrt is not installed; a Jetson has it from JetPack (make the environment with "
-            "--system-site-packages), elsewhere: pip install tensorrt-cu12 'edgessl[tensorrt]'"
-        )
     try:
         trt = require("tensorrt", extra="tensorrt")
+    except UnavailableError as error:
+        raise UnavailableError(
+            f"tensorrt cannot be imported ({error.__cause__}); a Jetson has it from JetPack (make "
+            "the environment with --system-site-packages), elsewhere: pip install tensorrt-cu12 "
+            "'edgessl[tensorrt]'"
+        ) from error
     except OSError as error:  # a library that the bindings load by themselves
         raise UnavailableError(
             f"tensorrt is installed but does not load ({error}); reinstall it, on a Jetson with: "
