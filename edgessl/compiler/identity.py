@@ -67,6 +67,9 @@ def _version(package: str) -> str | None:
 def _sources() -> list[list[str | int]]:
     """Size and time of edgessl's own files: whoever edits them wants results made anew."""
     root = Path(__file__).resolve().parents[1]
-    files = sorted(f for room in ("compiler", "runtime") for f in (root / room).rglob("*.py"))
+    rooms = ("compiler", "runtime", "data")
+    files = sorted(
+        [*root.glob("*.py"), *(f for room in rooms for f in (root / room).rglob("*.py"))]
+    )
     stats = [(str(f.relative_to(root)), f.stat()) for f in files]
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]

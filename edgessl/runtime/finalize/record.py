@@ -12,7 +12,6 @@ from edgessl import __version__
 from edgessl.bundle.manifest import NativeRecord
 from edgessl.runtime.canaries import CanaryResult
 from edgessl.runtime.finalize.measuring import Setting
-from edgessl.targets import detect
 
 __all__ = ["machine_name", "record"]
 
@@ -33,6 +32,8 @@ def record(chosen: Setting, canaries: CanaryResult, versions: Mapping[str, str])
 
 def machine_name() -> str:
     """What the device tree calls the board, else the CPU."""
+    from edgessl.targets import detect  # here: its schema would delay every start
+
     host = detect()
     return host.board or f"{host.cpu} ({host.arch})"
 

@@ -11,7 +11,6 @@ from edgessl.registry import Registry
 from edgessl.runtime.finalize.builds import Job, Prepared, Strategy
 from edgessl.runtime.session import ENGINES
 from edgessl.runtime.threads import physical_cores
-from edgessl.targets import detect
 
 __all__ = ["STRATEGIES", "prepare", "thread_counts", "tune"]
 
@@ -68,6 +67,8 @@ def _grid(
     Waiting by spinning matters only where there are threads to wait for. Beside integers OpenVINO
     may compute the rest in bfloat16; the canaries decide whether that is near enough.
     """
+    from edgessl.targets import detect  # here: its schema would delay every start
+
     half = engine.name == "openvino" and precision in _INTEGER and detect().has_bf16
     grid: list[dict[str, OptionValue]] = []
     for count in sorted(set(threads)):

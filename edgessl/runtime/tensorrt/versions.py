@@ -47,12 +47,12 @@ def load_tensorrt() -> Any:
     """
     try:
         trt = require("tensorrt", extra="tensorrt")
-    except UnavailableError as error:
+    except UnavailableError as missing:
         raise UnavailableError(
-            f"tensorrt cannot be imported ({error.__cause__}); a Jetson has it from JetPack (make "
+            f"tensorrt cannot be imported ({missing.__cause__}); a Jetson has it from JetPack (make "
             "the environment with --system-site-packages), elsewhere: pip install tensorrt-cu12 "
             "'edgessl[tensorrt]'"
-        ) from error
+        ) from missing
     except OSError as error:  # a library that the bindings load by themselves
         raise UnavailableError(
             f"tensorrt is installed but does not load ({error}); reinstall it, on a Jetson with: "
