@@ -46,6 +46,8 @@ def _user() -> str:
 
 
 def _system_versions() -> dict[str, str]:
+    from edgessl.targets import detect
+
     versions = {
         "edgessl": __version__,
         "python": platform.python_version(),
