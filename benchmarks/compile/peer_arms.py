@@ -109,7 +109,7 @@ def embed(arm: Arm, images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def main() -> None:
-    """``peer_arms.py MODEL.onnx|.xml THREADS IMAGES.npy OUT.npy``: embed in a process of its own."""
+    """``peer_arms.py MODEL THREADS IMAGES.npy OUT.npy``: embed in a process of its own."""
     model, threads, images, out = sys.argv[1:]
     np.save(out, embed(openvino_arm(path=model, threads=int(threads)), np.load(Path(images))))
 
