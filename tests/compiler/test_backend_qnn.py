@@ -107,6 +107,15 @@ def test_16_bit_activations_are_refused_on_v68(tmp_path: Path, build: Callable[.
         build(write_cnn(tmp_path / "cnn.onnx"), A16W8, "QCS6490")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_floating_point_is_refused(
+    tmp_path: Path, build: Callable[..., Built], precision: str
+) -> None:
+    spec = CandidateSpec.model_validate({"engine": "qnn", "precision": precision})
+    with pytest.raises(TargetError, match=r"QCS6490.*fast in integers.*choose int8"):
+        build(write_cnn(tmp_path / "cnn.onnx"), spec, "QCS6490")
+
+
 def test_a_chip_that_is_not_in_the_table_is_refused(
     tmp_path: Path, build: Callable[..., Built]
 ) -> None:
@@ -140,6 +149,8 @@ try:
     compile_context(model, out, options)
 except ModelError as error:
     print("RESULT", error)
+compile_context(Path(sys.argv[3]), out, QnnOptions(htp_arch=68))
+print("RESULT", read_context(out).htp_arch)
 """
 
 
@@ -147,9 +158,9 @@ def test_the_compiler_takes_an_unknown_architecture_and_blames_nodes_for_a_wrong
     tmp_path: Path, build: Callable[..., Built]
 ) -> None:
     build(write_cnn(tmp_path / "cnn.onnx"), INT8)
-    model = tmp_path / "build" / "quantized.onnx"
+    model, floats = tmp_path / "build" / "quantized.onnx", tmp_path / "prepared.onnx"
     done = subprocess.run(
-        [sys.executable, "-c", TRAPS, str(model), str(tmp_path / "ctx.onnx")],
+        [sys.executable, "-c", TRAPS, *map(str, (model, tmp_path / "ctx.onnx", floats))],
         capture_output=True,
         text=True,
         check=False,
@@ -157,10 +168,14 @@ def test_the_compiler_takes_an_unknown_architecture_and_blames_nodes_for_a_wrong
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    # The unknown architecture gives a binary for none, which the read-back notices.
     assert lines[0] == "0"
+    facts = ContextFacts(qairt="2.51.0", sdk_build="", htp_arch=0, soc_model=0)
     with pytest.raises(TargetError, match=r"v0 .*v75 .*asked for"):
-        check_context(read_context(tmp_path / "ctx.onnx"), "SM8650", SOCS["SM8650"])
+        check_context(facts, "SM8650", SOCS["SM8650"])
     assert "takes no node at all" in lines[1]
+    # Floating point compiles for v68, which has none: the backend must refuse it.
+    assert lines[2] == "68"
 
 
 def test_the_read_back_must_fit_the_chip() -> None:

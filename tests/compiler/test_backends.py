@@ -26,6 +26,7 @@ class TestOpenVINO(BackendContract):
         CandidateSpec(engine="openvino", precision="fp32"): 0.999999,
         CandidateSpec(engine="openvino", precision="int8", scheme="nncf"): 0.97,
         CandidateSpec(engine="openvino", precision="int8", scheme="u8s8"): 0.99,
+        CandidateSpec(engine="openvino", precision="w8", scheme="weight-only"): 0.999,
     }
     unsupported = CandidateSpec(engine="openvino", precision="fp16")
 
@@ -33,4 +34,7 @@ class TestOpenVINO(BackendContract):
 @pytest.mark.skipif(not detect().has_bf16, reason="this CPU has no bfloat16 instructions")
 class TestOpenVINOBfloat16(BackendContract):
     engine = "openvino"
-    candidates: ClassVar = {CandidateSpec(engine="openvino", precision="bf16"): 0.999}
+    candidates: ClassVar = {
+        CandidateSpec(engine="openvino", precision="bf16"): 0.999,
+        CandidateSpec(engine="openvino", precision="int8", scheme="nncf", remainder="bf16"): 0.97,
+    }

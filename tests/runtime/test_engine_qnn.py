@@ -82,6 +82,10 @@ for name in ("qdq.onnx", "ctx.onnx"):
     answer[name + " stays"] = bool((first == answer[name]).all())
     answer[name + " takes"] = [s.model_dump(mode="json") for s in session.inputs]
     session.close()
+compile_context(folder / "moved-qdq.onnx", folder / "v79.onnx", QnnOptions(htp_arch=79))
+session = open_session("qnn", folder / "v79.onnx", {"emulate": True, "htp_arch": 68})
+answer["v79 on v68"] = session.run({"x": x})["y"].tolist()
+session.close()
 for name in ("free.onnx", "half.onnx", "text.onnx"):
     try:
         open_session("qnn", folder / name, {"emulate": True})
@@ -136,6 +140,11 @@ def test_what_cannot_be_opened_is_one_line(emulated: dict) -> None:
         assert kind == "ModelError"
         assert name in message
         assert "\n" not in message
+
+
+def test_the_emulator_does_not_notice_another_architecture(emulated: dict) -> None:
+    """The trap: so preflight and the read-back compare the versions, not the emulator."""
+    assert emulated["v79 on v68"] == emulated["ctx.onnx"]
 
 
 def test_nodes_that_the_npu_does_not_take_are_named(emulated: dict) -> None:
