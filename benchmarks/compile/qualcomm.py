@@ -34,12 +34,14 @@ from edgessl.compiler.calibration import ArrayCalibration, store
 from edgessl.compiler.graph import prepare_graph
 from edgessl.compiler.process import WorkerFailure, ask
 from edgessl.errors import EdgeSSLError, TargetError
-from edgessl.files import write_json
+from edgessl.files import write_json, write_text
 from edgessl.progress import silent
 from edgessl.targets import CandidateSpec, load_target
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "qualcomm.json"
+PAGE = HERE.parents[1] / "docs" / "targets-qualcomm.md"
+MARKS = ("<!-- the matrix -->\n", "<!-- end of the matrix -->\n")
 DATA = HERE.parents[2] / "shared" / "data" / "trashnet-192" / "train"
 MODELS = (
     "mobilenetv3_small_100",
@@ -103,6 +105,7 @@ def main() -> None:
     if "repvit_m1 unfused" not in traps or arguments.again:
         traps["repvit_m1 unfused"] = _unfused(images)
         write_json(arguments.json, _result(cells, traps))
+    _write_table(cells)
     summary = _result(cells, traps)["summary"]
     print(json.dumps(summary, indent=2))
     sys.exit(0 if summary["met"] else 1)
@@ -257,6 +260,23 @@ def _result(cells: dict[str, Any], traps: dict[str, Any]) -> dict[str, Any]:
             "met": whole and not failed and rightly and min(wide.values(), default=0) >= GOAL,
         },
     }
+
+
+def _write_table(cells: dict[str, Any]) -> None:
+    """Put the means into the page, between its marks."""
+    columns = [(p, arch) for p in PRECISIONS for arch in sorted(TARGETS)]
+    heads = [f"{precision} v{arch}" for precision, arch in columns]
+    rows = [f"| model | {' | '.join(heads)} |", "|---|" + "---|" * len(columns)]
+    for name in MODELS:
+        found = [cells.get(f"{name} v{arch} {precision}", {}) for precision, arch in columns]
+        values = [
+            f"{c['cosine_mean']:.4f}" if "cosine_mean" in c else c.get("status", "") for c in found
+        ]
+        rows.append(f"| {name} | {' | '.join(values)} |")
+    text = PAGE.read_text("utf-8")
+    before, rest = text.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    write_text(PAGE, before + MARKS[0] + "\n".join(rows) + "\n" + MARKS[1] + after)
 
 
 def _known(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
