@@ -36,8 +36,8 @@ _POSITIONS = 512
 _DAMPING = 0.01
 _TINY = 1e-12
 _BLOCK = 64
-_MAX_INPUTS = 2304
-"""Wider layers keep nearest rounding: the work grows with the third power of K."""
+_MAX_INPUTS = 1536
+"""Wider layers keep nearest rounding: work grows with the third power of K, memory with K²."""
 
 
 @dataclass
