@@ -25,6 +25,8 @@ __all__ = ["MAX_MODEL_BYTES", "load_graph", "prepare_graph", "simplify_graph"]
 
 MAX_MODEL_BYTES = 2 * 1024**3
 MAX_NODES = 1_000_000
+_PORTABLE_IR = 10  # what onnxruntime 1.20 reads
+_LAST_PORTABLE_TYPE = 22  # INT4
 # com.microsoft holds onnxruntime's contributed operators; an engine without one of them refuses
 # the file, and that candidate fails alone.
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
@@ -97,6 +99,7 @@ def prepare_graph(
     onnx = require("onnx", extra="compile")
     model = load_graph(path)
     _drop_initializer_inputs(model)
+    _lower_ir_version(model)
     if not model.graph.input:
         raise ModelError(f"{path}: the graph has no inputs; export it again")
     batched = fix_shapes(model, batch_size=batch_size, shapes=shapes, path=path)
@@ -231,7 +234,7 @@ def _check_domains(model: Any, path: Path) -> None:
                 f"{path}: operator {node.op_type} is of the domain '{node.domain}', which no "
                 "engine here runs; export the model without it (pre- and post-processing outside)"
             )
-    if opset_of(model) == 0:
+    if opset_of(model) == 0 and any(n.domain in ("", "ai.onnx") for n in nodes_of(model.graph)):
         raise ModelError(f"{path}: names no opset of ai.onnx; export it again")
 
 
@@ -242,6 +245,13 @@ def _drop_initializer_inputs(model: Any) -> None:
     del model.graph.input[:]
     model.graph.input.extend(kept)
     model.ir_version = max(model.ir_version, 4)
+
+
+def _lower_ir_version(model: Any) -> None:
+    # Engines refuse a newer file format outright, whatever it holds; the operators' version is
+    # the opset, which stays. What came after this one are element types.
+    if all(tensor.data_type <= _LAST_PORTABLE_TYPE for tensor in model.graph.initializer):
+        model.ir_version = min(model.ir_version, _PORTABLE_IR)
 
 
 def _spec(onnx: Any, value: Any) -> TensorSpec:

@@ -17,7 +17,7 @@ from edgessl.config import Options
 from edgessl.files import sha256_file, sha256_json
 from edgessl.targets import Target, detect
 
-__all__ = ["Fingerprinted", "compilation_key"]
+__all__ = ["Fingerprinted", "compilation_key", "toolchain_identity"]
 
 _PACKAGES = ("nncf", "numpy", "onnx", "onnxruntime", "onnxruntime-qnn", "onnxslim", "openvino")
 
@@ -44,9 +44,7 @@ def compilation_key(
     host = detect()
     return sha256_json(
         [
-            __version__,
-            _sources(),
-            {name: _version(name) for name in _PACKAGES},
+            toolchain_identity(),
             [host.arch, host.cpu, sorted(host.features)],
             sha256_file(Path(graph.path)),
             graph.model_dump(mode="json", exclude={"path"}),
@@ -55,6 +53,11 @@ def compilation_key(
             [source.fingerprint([int(i) for i in part]) for part in parts],
         ]
     )
+
+
+def toolchain_identity() -> list[object]:
+    """Versions of edgessl and of everything that takes part in compiling."""
+    return [__version__, _sources(), {name: _version(name) for name in _PACKAGES}]
 
 
 def _version(package: str) -> str | None:

@@ -14,7 +14,9 @@ from edgessl.bundle.manifest import Fidelity
 from edgessl.compiler.fidelity import Gate
 from edgessl.compiler.process import WorkerFailure
 from edgessl.compiler.search import Search
+from edgessl.compiler.sensitivity import ranked_scheme
 from edgessl.compiler.trial import Trial
+from edgessl.config import Options
 from edgessl.errors import EdgeSSLError
 from edgessl.progress import ProgressEvent
 
@@ -24,6 +26,11 @@ _NARROW = 0.1
 """A miss is narrow if the error is at most ten times what the gate allows."""
 _OPTIMISM = 0.5
 """What is left may turn out this much smaller than the sum says."""
+
+
+class _Ranking(Options):
+    nodes: tuple[str, ...]
+    errors: tuple[float, ...]
 
 
 def rescue(search: Search, trials: Sequence[Trial], *, max_layers: int) -> list[Trial]:
@@ -109,7 +116,13 @@ def _rescue(search: Search, trial: Trial, share: float, max_layers: int) -> Tria
 
 def _layers(search: Search, trial: Trial) -> tuple[list[str], list[float]]:
     """Names and errors of the quantized nodes, most harmful first."""
-    folder = search.work.fresh(f"{trial.name}-layers")
+    name = f"layers-{ranked_scheme(trial.spec.scheme or '')}-{trial.spec.precision}"
+    known = search.work.recall(name, _Ranking)
+    if known is not None:
+        return list(known.nodes), list(known.errors)
+    folder = search.work.fresh(name)
     request = search.request(trial.spec, folder)
     answer = search.ask(folder, "order_layers", request=request.model_dump(mode="json"))
-    return [str(name) for name, _ in answer], [float(error) for _, error in answer]
+    ranking = _Ranking(nodes=tuple(n for n, _ in answer), errors=tuple(e for _, e in answer))
+    search.work.keep(name, ranking)
+    return list(ranking.nodes), list(ranking.errors)

@@ -21,7 +21,7 @@ from edgessl.config import Options
 from edgessl.errors import TargetError
 from edgessl.optional import require
 
-__all__ = ["LayerError", "compare_layers", "rank_layers"]
+__all__ = ["LayerError", "compare_layers", "rank_layers", "ranked_scheme"]
 
 # NNCF writes no ONNX file; the layers that suffer are nearly the same with our own integers.
 _PROXIES = {"nncf": "u8s8"}
@@ -62,10 +62,15 @@ def rank_layers(request: BuildRequest, *, samples: int = _SAMPLES) -> list[Layer
     job = request.job()
     if job.scheme == "weight-only":
         raise TargetError("weight-only candidates have no layers to rank; choose int8 or a16w8")
-    proxy = _PROXIES.get(job.scheme, job.scheme)
+    proxy = ranked_scheme(job.scheme)
     job = replace(job, scheme=proxy, rough=True)
     quantized, _ = QUANTIZERS.get(proxy).quantize(job)
     return compare_layers(_float_graph(job), quantized, job.samples, count=samples)
+
+
+def ranked_scheme(scheme: str) -> str:
+    """The scheme whose integers are ranked in place of a scheme's own."""
+    return _PROXIES.get(scheme, scheme)
 
 
 def compare_layers(

@@ -24,11 +24,20 @@ from edgessl.errors import OutputError
 from edgessl.files import atomic_path, cache_directory, write_json
 from edgessl.progress import Progress, ProgressEvent
 
-__all__ = ["Done", "Finished", "Work", "keep_finished", "open_work", "recall_finished"]
+__all__ = [
+    "Done",
+    "Finished",
+    "Work",
+    "keep_finished",
+    "open_work",
+    "prune_oldest",
+    "recall_finished",
+]
 
 T = TypeVar("T", bound=Options)
 _MAX_AGE_S = 7 * 86_400.0
 _MAX_FINISHED = 200
+_MAX_RANGES = 64
 _BUNDLE, _REPORT, _LOCK = "bundle.edge", "report.json", "lock"
 
 
@@ -154,8 +163,16 @@ def _prune() -> None:
                 shutil.rmtree(place, ignore_errors=True)
             else:
                 place.unlink(missing_ok=True)
-    finished = sorted(
-        cache_directory("compile", "finished").glob("*"), key=lambda p: p.stat().st_mtime
-    )
-    for place in finished[:-_MAX_FINISHED]:
-        shutil.rmtree(place, ignore_errors=True)
+    prune_oldest(cache_directory("compile", "finished"), _MAX_FINISHED)
+    prune_oldest(cache_directory("ranges"), _MAX_RANGES)
+
+
+def prune_oldest(folder: Path, kept: int) -> None:
+    """Leave the newest entries of a cache."""
+    with contextlib.suppress(OSError):  # another process prunes too
+        entries = sorted(folder.glob("*"), key=lambda p: p.stat().st_mtime)
+        for place in entries[:-kept]:
+            if place.is_dir():
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink(missing_ok=True)

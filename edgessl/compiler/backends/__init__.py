@@ -9,7 +9,8 @@ from pydantic import Field
 
 from edgessl.bundle.manifest import OptionValue, Requirements, StandIn
 from edgessl.compiler.graph_info import GraphInfo
-from edgessl.compiler.quantizers import QUANTIZERS, QuantizationJob
+from edgessl.compiler.quantizers import QuantizationJob
+from edgessl.compiler.quantizers.once import quantize_once
 from edgessl.compiler.ranges import Method
 from edgessl.compiler.samples import Samples
 from edgessl.config import Options
@@ -59,8 +60,7 @@ class BuildRequest(Options):
 
     def quantize(self) -> tuple[Path, dict[str, str]]:
         """Run the quantizer of the candidate's scheme: the integer graph, and package versions."""
-        job = self.job()
-        return QUANTIZERS.get(job.scheme).quantize(job)
+        return quantize_once(self.job())
 
     def job(self) -> QuantizationJob:
         """What the quantizer of the candidate's scheme gets."""

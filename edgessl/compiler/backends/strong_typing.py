@@ -142,13 +142,14 @@ def to_float16(model: Any, *, keep_float32: Iterable[str]) -> tuple[Any, set[str
             if [node.name for node in model.graph.node] != names:
                 name_nodes(model)
         kept |= _prepare_scales(model, kept)
-    outputs = [output.name for output in model.graph.output]
+    outputs = {output.name for output in model.graph.output}
+    own = {node.name for node in model.graph.node}
     converted = float16.convert_float_to_float16(
         model, keep_io_types=True, node_block_list=sorted(kept)
     )
     blocked = set(float16.DEFAULT_OP_BLOCK_LIST)
     kept |= {node.name for node in converted.graph.node if node.op_type in blocked}
-    _drop_cast_pairs(converted, set(outputs))
+    _drop_cast_pairs(converted, outputs, own)
     sort_nodes(converted)
     return converted, kept & {node.name for node in converted.graph.node}
 
@@ -288,18 +289,28 @@ def drop_unused(model: Any) -> None:
     model.graph.initializer.extend(left)
 
 
-def _drop_cast_pairs(model: Any, outputs: set[str]) -> None:
-    """Take out float32 → float16 → float32 between two nodes that stay in float32.
+def _drop_cast_pairs(model: Any, outputs: set[str], own: set[str]) -> None:
+    """Take out float32 → float16 → float32 after a node that stays in float32.
 
-    The value in between may be larger than float16 holds, which is why they stay in float32.
+    The value in between may be larger than float16 holds, which is why it stays in float32.
+
+    Args:
+        model: What the converter gave.
+        outputs: Of the graph.
+        own: Nodes that the graph had before: their casts to float16 may be of booleans or integers.
     """
     makers = {name: node for node in model.graph.node for name in node.output}
     renamed: dict[str, str] = {}
     for node in model.graph.node:
-        if node.op_type != "Cast" or _cast_to(node) != _FLOAT or node.output[0] in outputs:
+        if node.op_type != "Cast" or _cast_to(node) != _FLOAT:
             continue
         before = makers.get(node.input[0])
-        if before is not None and before.op_type == "Cast" and _cast_to(before) == _FLOAT16:
+        if before is None or before.op_type != "Cast" or before.name in own:
+            continue
+        if _cast_to(before) == _FLOAT16 and node.output[0] in outputs:
+            node.input[0], node.op_type = before.input[0], "Identity"
+            del node.attribute[:]
+        elif _cast_to(before) == _FLOAT16:
             renamed[node.output[0]] = before.input[0]
     for node in model.graph.node:
         for index, name in enumerate(node.input):
@@ -309,12 +320,17 @@ def _drop_cast_pairs(model: Any, outputs: set[str]) -> None:
 
 
 def _drop_dead_casts(model: Any, outputs: set[str]) -> None:
+    """Also repeated ones: of a tensor that several float32 nodes read, each got the same cast."""
     while True:
         used = _read_names(model) | outputs
-        left = [n for n in model.graph.node if n.op_type != "Cast" or n.output[0] in used]
+        left = {
+            (n.input[0], n.output[0]) if n.op_type == "Cast" else index: n
+            for index, n in enumerate(model.graph.node)
+            if n.op_type != "Cast" or n.output[0] in used
+        }
         if len(left) == len(model.graph.node):
             return
-        nodes = [_copied(node) for node in left]
+        nodes = [_copied(node) for node in left.values()]
         del model.graph.node[:]
         model.graph.node.extend(nodes)
 
