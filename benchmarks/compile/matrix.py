@@ -4,7 +4,9 @@
     python benchmarks/compile/matrix.py MODELS [--model NAME …] [--target NAME …]
     python benchmarks/compile/matrix.py --page docs/compile-matrix.md
 
-Each cell is `compile_model` in a process of its own with an empty cache, one after the other. Peak
+Each cell is `compile_model` in a process of its own, one after the other. The cells of a model share
+a cache, as a user's do: ranges, integer graphs and latency measurements that two targets have in
+common are made once, by the first of them in the alphabet. Peak
 memory is that of the whole process tree: every 50 ms the high-water marks (VmHWM) of all live
 processes are added up, and the largest sum counts; an upper bound, because two processes need not
 reach their marks together. Cells that the result file has are not run again (`--again` runs them).
@@ -64,13 +66,14 @@ def main() -> None:
             if case.name in (arguments.model or [case.name])
             for target in arguments.target or list_targets()
         ]
-        for number, (case, target) in enumerate(todo, 1):
-            key = f"{case.name} {target}"
-            if key in result["cells"] and not arguments.again:
-                continue
-            result["cells"][key] = cell = _run(case, target, arguments)
-            write_json(arguments.json, result)
-            print(f"{number}/{len(todo)} {key}: {_line(cell)}", flush=True)
+        with tempfile.TemporaryDirectory(prefix="edgessl-matrix-") as arguments.cache:
+            for number, (case, target) in enumerate(todo, 1):
+                key = f"{case.name} {target}"
+                if key in result["cells"] and not arguments.again:
+                    continue
+                result["cells"][key] = cell = _run(case, target, arguments)
+                write_json(arguments.json, result)
+                print(f"{number}/{len(todo)} {key}: {_line(cell)}", flush=True)
     write_page(result, arguments.page)
     wrong = [key for key, cell in result["cells"].items() if not cell["as_expected"]]
     print(f"{len(result['cells'])} cells, not as they should be: {', '.join(wrong) or 'none'}")
@@ -140,7 +143,7 @@ def _run(case: Case, target: str, arguments: argparse.Namespace) -> dict[str, An
             },
         }
         command = [sys.executable, __file__, "--cell", json.dumps(request)]
-        cache = {"EDGESSL_CACHE": str(Path(folder) / "cache")}
+        cache = {"EDGESSL_CACHE": str(Path(arguments.cache) / case.name)}
         log = Path(folder) / "log"
         start = time.monotonic()
         with open(log, "wb") as errors:

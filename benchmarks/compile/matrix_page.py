@@ -25,7 +25,7 @@ _INTRODUCTION = """\
 # Compile matrix
 
 Written by `benchmarks/compile/matrix.py`; do not edit. Each cell is one `edgessl compile` in a
-process of its own with an empty cache; figures and messages in full are in
+process of its own, with a cache for each model; figures and messages in full are in
 [benchmarks/results/compile_matrix.json](../benchmarks/results/compile_matrix.json). The timm models
 have random weights with batch-norm statistics set from real images; the others are pretrained by
 third parties. *compiled*: a bundle that passes the fidelity gate; *gate*: candidates run, none
