@@ -4,9 +4,9 @@
     python benchmarks/compile/matrix.py MODELS [--model NAME …] [--target NAME …]
     python benchmarks/compile/matrix.py --page docs/compile-matrix.md
 
-Each cell is `compile_model` in a process of its own, one after the other. The cells of a model share
-a cache, as a user's do: ranges, integer graphs and latency measurements that two targets have in
-common are made once, by the first of them in the alphabet. Peak
+Each cell is `compile_model` in a process of its own, one after the other. The cells of a model
+share a cache, as a user's do: ranges, integer graphs and latency measurements that two targets have
+in common are made once, by the first of them in the alphabet. Peak
 memory is that of the whole process tree: every 50 ms the high-water marks (VmHWM) of all live
 processes are added up, and the largest sum counts; an upper bound, because two processes need not
 reach their marks together. Cells that the result file has are not run again (`--again` runs them).
