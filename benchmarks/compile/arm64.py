@@ -64,7 +64,16 @@ def main() -> None:
     start = time.monotonic()
     machine.set_up()
     set_up_s = round(time.monotonic() - start, 1)
-    rows = []
+    result: dict[str, Any] = {
+        "schema_version": 1,
+        "what": "bundles for cpu-arm64, compiled on x86-64, run by edgessl under qemu's user mode",
+        "machine": machine.facts,
+        "set_up_s": set_up_s,
+        "compiled_on": platform.machine(),
+        "versions": {name: version(name) for name in ("edgessl", "onnxruntime", "numpy")},
+        "bundles": [],
+    }
+    arguments.json.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = arguments.data or DATA
@@ -73,20 +82,10 @@ def main() -> None:
             write_model(model, data, arguments.size, folder / f"{model}.onnx")
             for precision in ("int8", "fp32"):
                 row = run(machine, folder / f"{model}.onnx", folder / "images.npy", precision)
-                rows.append(row)
+                result["bundles"].append(row)
                 print(json.dumps(row), flush=True)
-    result = {
-        "schema_version": 1,
-        "what": "bundles for cpu-arm64, compiled on x86-64, run by edgessl under qemu's user mode",
-        "machine": machine.facts,
-        "set_up_s": set_up_s,
-        "compiled_on": platform.machine(),
-        "versions": {name: version(name) for name in ("edgessl", "onnxruntime", "numpy")},
-        "bundles": rows,
-    }
-    arguments.json.parent.mkdir(exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    sys.exit(0 if all(row["passed"] for row in rows) else 1)
+                arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    sys.exit(0 if all(row["passed"] for row in result["bundles"]) else 1)
 
 
 def run(machine: ArmMachine, model: Path, samples: Path, precision: str) -> dict[str, Any]:

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
 from contracts.onnx_models import cnn_inputs, write_cnn
-
-
-def script(root: Path, name: str) -> ModuleType:
-    """A script of ``benchmarks/compile/``, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, root / "benchmarks/compile" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+from contracts.scripts import compile_script
 
 
 def test_a_bundle_runs_on_arm(root: Path, tmp_path: Path) -> None:
-    machines = script(root, "arm64_machine")
+    machines = compile_script(root, "arm64_machine")
     machine = machines.ArmMachine(machines.DEFAULT_FOLDER)
     if not machine.is_set_up:
         if not os.environ.get("CI"):
@@ -36,7 +23,7 @@ def test_a_bundle_runs_on_arm(root: Path, tmp_path: Path) -> None:
         except machines.SetUpError as error:
             pytest.skip(f"no emulated Arm machine can be set up here: {error}")
     np.save(tmp_path / "inputs.npy", cnn_inputs(80))
-    row = script(root, "arm64").run(
+    row = compile_script(root, "arm64").run(
         machine, write_cnn(tmp_path / "cnn.onnx"), tmp_path / "inputs.npy", "int8"
     )
     assert row.pop("reason", None) is None

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["BundleProcess"]
+__all__ = ["MEMORY_BYTES", "BundleProcess", "peak_memory_bytes"]
 
 MEMORY_BYTES = 3 * 2**30
 
@@ -58,6 +58,10 @@ class BundleProcess:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
+    def memory_bytes(self) -> int:
+        """Most that the process which is alive now has held; 0 if none is."""
+        return 0 if self._process is None else peak_memory_bytes(self._process.pid)
+
     def close(self) -> None:
         """End the process."""
         if self._process is None:
@@ -93,6 +97,16 @@ class BundleProcess:
                 cwd=self.folder,
             )
         return self._process
+
+
+def peak_memory_bytes(pid: int) -> int:
+    """High-water mark of a process; 0 if it has gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    marks = [line.split()[1] for line in lines.splitlines() if line.startswith("VmHWM:")]
+    return int(marks[0]) * 1024 if marks else 0
 
 
 def _open(path: str) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def _declared_sizes(good: bytes, rng: random.Random) -> bytes:
     members = {"manifest.json": json.dumps(_manifest(good)).encode(), **_members(good)}
     layout, parts = [], []
     for name, data in members.items():
-        size = rng.choice((len(data), len(data), 2**30, 2**29, 0, len(data) + 1))
+        size = rng.choice((len(data), len(data), 2**29, 2**28, 0, len(data) + 1))
         member = Member(name, size, zlib.crc32(data))
         layout.append(member)
         parts.append(local_header(member) + data)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import Self
 
+from contracts.bundle_process import peak_memory_bytes
 from contracts.hostile_onnx import Mutant
 from edgessl.compiler.fidelity import Gate, measure_fidelity
 from edgessl.compiler.graph_info import GraphInfo
@@ -84,6 +85,10 @@ class HostileTrial:
         finally:
             shutil.rmtree(case)
         return Outcome(verdict, reason, time.monotonic() - start)
+
+    def memory_bytes(self) -> int:
+        """Most that the worker which is alive now has held; 0 if none is."""
+        return 0 if self._worker is None else peak_memory_bytes(self._worker._process.pid)
 
     def close(self) -> None:
         """End the worker."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,10 @@ __all__ = ["OnnxRuntime", "OnnxRuntimeOptions", "error_types", "one_line", "tens
 
 _PROVIDER = "CPUExecutionProvider"
 _ERRORS_ONLY = 3
+# A file, a line and the signature of a C++ function, whose parameters may have parameters.
+_SOURCE_PLACE = re.compile(
+    r"/onnxruntime_src/\S+:\d+ [^()]*\((?:[^()]|\([^()]*\))*\)(?: const)?(?: \[with [^\]]*\])? "
+)
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -137,6 +142,6 @@ def tensor_spec(argument: Any, model: Path) -> TensorSpec:
 
 
 def one_line(error: Exception) -> str:
-    """onnxruntime's message without line breaks and prefix."""
-    text = " ".join(str(error).split())
+    """onnxruntime's message without line breaks, prefix, and the place in its sources."""
+    text = _SOURCE_PLACE.sub("", " ".join(str(error).split()))
     return text.removeprefix("[ONNXRuntimeError] : ")[:300]
