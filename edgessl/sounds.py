@@ -7,7 +7,7 @@ whole: of a file of hours no more than one window is in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -24,11 +24,15 @@ from edgessl.preprocessing import SoundInput
 
 __all__ = ["SOUND_SUFFIXES", "Clip", "resample"]
 
-SOUND_SUFFIXES = frozenset({".aif", ".aiff", ".flac", ".ogg", ".wav"})
+SOUND_SUFFIXES = frozenset({".flac", ".mp3", ".ogg", ".wav"})
 
 _ZERO_CROSSINGS = 10
 _KAISER_BETA = 5.0
 _BLOCK = 16_384
+# So far ahead decoding on costs less than opening the file again, and an mp3 has no index.
+_MOST_SKIPPED = 16 * _BLOCK
+# The highest rate that converters have; what is above is a damaged header.
+_HIGHEST_RATE_HZ = 768_000
 
 
 class Clip:
@@ -47,13 +51,13 @@ class Clip:
     """
 
     def __init__(self, path: Path, spec: SoundInput, *, name: str) -> None:
-        soundfile = require("soundfile", extra="compile")
-        self._spec, self._name, self._errors = spec, name, soundfile.SoundFileError
+        library = require("miniaudio", extra="compile")
+        self._spec, self._name = spec, name
+        self._errors = (library.MiniaudioError, OSError, ValueError, ArithmeticError)
         with self._decoding():
-            self._file = soundfile.SoundFile(path)
-        frames, rate = int(self._file.frames), int(self._file.samplerate)
+            self._decoder = _Decoder(library, path)
+        frames, rate = self._decoder.frames, self._decoder.sample_rate_hz
         if frames <= 0:
-            self._file.close()
             raise CorruptSampleError(f"{name}: holds no sound; delete it or fetch it again")
         common = math.gcd(rate, spec.sample_rate_hz)
         self._up, self._down, self._frames = spec.sample_rate_hz // common, rate // common, frames
@@ -71,11 +75,9 @@ class Clip:
         first, last = _needed(start, stop, self._up, self._down)
         lower, upper = max(0, first), min(self._frames, last)
         with self._decoding():
-            self._file.seek(lower)
-            taken = self._file.read(upper - lower, dtype="float32", always_2d=True)
-        if len(taken) < upper - lower:
+            mono = self._decoder.read(lower, upper)
+        if len(mono) < upper - lower:
             raise CorruptSampleError(f"{self._name}: ends early; fetch it again")
-        mono = taken.mean(axis=1, dtype=np.float32)
         if not bool(np.isfinite(mono).all()):
             raise CorruptSampleError(f"{self._name}: holds NaN or infinite samples; remove it")
         signal = np.pad(mono, (lower - first, last - upper))
@@ -85,13 +87,15 @@ class Clip:
     def _decoding(self) -> Iterator[None]:
         try:
             yield
-        except (self._errors, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
+        except self._errors as error:
+            # miniaudio's errors carry a number after the words.
+            said = error.args[0] if isinstance(error, self._errors[0]) else error
+            reason = " ".join(str(said).split())[:200]
             raise CorruptSampleError(f"{self._name}: cannot be decoded ({reason})") from error
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._decoder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +107,67 @@ class Clip:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Decoder:
+    """Frames of a file at its own rate, the mean of its channels.
+
+    What overlapping windows share is kept, so that reading on decodes every frame once.
+
+    Attributes:
+        frames: How many the file's header promises.
+        sample_rate_hz: Of the file.
+    """
+
+    def __init__(self, library: Any, path: Path) -> None:
+        self._library = library
+        self._path = str(path.absolute())  # miniaudio would take a leading ~ for a home folder
+        info = self._library.get_file_info(self._path)
+        self.frames, self.sample_rate_hz = int(info.num_frames), int(info.sample_rate)
+        self._channels = int(info.nchannels)
+        if self._channels < 1 or not 0 < self.sample_rate_hz <= _HIGHEST_RATE_HZ:
+            raise ValueError(f"says {self._channels} channels at {self.sample_rate_hz} Hz")
+        self._stream: Generator[Any, int, None] | None = None
+        self._begin, self._held = 0, np.zeros(0, np.float32)
+
+    def read(self, lower: int, upper: int) -> NDArray[np.float32]:
+        """Frames ``lower`` to ``upper``, fewer if the file ends before: ``(frames,)``."""
+        stream, ahead = self._stream, lower - self._begin - len(self._held)
+        if stream is None or lower < self._begin or ahead > _MOST_SKIPPED:
+            stream = self._open(lower)
+        parts, end = [self._held], self._begin + len(self._held)
+        while end < upper:
+            block = next(stream, None)
+            if block is None:
+                break
+            mono = np.asarray(block).reshape(-1, self._channels).mean(axis=1, dtype=np.float32)
+            if end + len(mono) <= lower:
+                parts = []
+            parts.append(mono)
+            end += len(mono)
+        joined = np.concatenate(parts)
+        self._begin = min(lower, end)
+        self._held = joined[len(joined) - (end - self._begin) :].copy()  # the rest may go
+        return self._held[: upper - lower]
+
+    def _open(self, frame: int) -> Generator[Any, int, None]:
+        self.close()
+        stream: Generator[Any, int, None] = self._library.stream_file(
+            self._path,
+            output_format=self._library.SampleFormat.FLOAT32,
+            nchannels=self._channels,
+            sample_rate=self.sample_rate_hz,
+            frames_to_read=_BLOCK,
+            seek_frame=frame,
+        )
+        self._stream, self._begin, self._held = stream, frame, np.zeros(0, np.float32)
+        return stream
+
+    def close(self) -> None:
+        """Close the file; a later read opens it again."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
 
 def resample(signal: NDArray[np.float32], rate_hz: int, new_rate_hz: int) -> NDArray[np.float32]:

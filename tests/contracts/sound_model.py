@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import soundfile
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from scipy.io import wavfile
 
 __all__ = ["RATE_HZ", "SAMPLES", "expected", "write_sound_model", "write_sounds"]
 
@@ -63,5 +63,5 @@ def write_sounds(folder: Path, lengths: list[int]) -> list[NDArray[np.float32]]:
     folder.mkdir(parents=True, exist_ok=True)
     signals = [(0.3 * rng.standard_normal(n)).astype(np.float32) for n in lengths]
     for number, signal in enumerate(signals):
-        soundfile.write(folder / f"{number:03}.wav", signal, RATE_HZ, subtype="FLOAT")
+        wavfile.write(folder / f"{number:03}.wav", RATE_HZ, signal)
     return signals
