@@ -19,6 +19,7 @@ from contracts.tensorrt_graphs import (
     write_branch,
     write_concat,
     write_float,
+    write_large,
     write_qdq,
 )
 from edgessl.bundle.manifest import TensorSpec
@@ -240,6 +241,25 @@ def test_operators_that_overflow_stay_in_float32(bench: Bench) -> None:
     assert makers[down.input[0]] == "up"
     (ours,), (theirs,) = run(model, images(1)), run(source, images(1))
     np.testing.assert_allclose(ours, theirs, atol=0.01)
+
+
+@pytest.mark.parametrize("large_output", [False, True])
+def test_float32_nodes_share_a_cast_and_read_masks(bench: Bench, large_output: bool) -> None:
+    source = write_large(bench.quantized, large_output=large_output)
+    built, folder = bench.build(FP16, JETSON, source)
+    model = onnx.load(folder / built.model)
+    names = [name for node in model.graph.node for name in node.output]
+    assert len(set(names)) == len(names)
+    found = types(model)
+    by_name = {node.name: node for node in model.graph.node}
+    float32_nodes = read_recipe(folder / "recipe.json").float32_nodes
+    assert {"up", "masked", "difference", "sum"} <= set(float32_nodes)
+    for name in ("up", "masked", "difference", "sum"):
+        assert {found[t] for t in by_name[name].input} == {onnx.TensorProto.FLOAT}, name
+    assert found["a"] == found["m"] == onnx.TensorProto.FLOAT16
+    (ours,), (theirs,) = run(model, images(1)), run(source, images(1))
+    assert (np.abs(theirs).max() > 65504) == large_output
+    np.testing.assert_allclose(ours, theirs, atol=0.002 * float(np.abs(theirs).max()))
 
 
 def test_without_that_it_would_overflow(bench: Bench, samples: Samples) -> None:

@@ -10,7 +10,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["SIZE", "images", "write_branch", "write_concat", "write_float", "write_qdq"]
+__all__ = [
+    "SIZE",
+    "images",
+    "write_branch",
+    "write_concat",
+    "write_float",
+    "write_large",
+    "write_qdq",
+]
 
 SIZE = 16
 
@@ -60,6 +68,36 @@ def write_float(path: Path, *, gain: float = 1.0, batch: int | str = 1) -> Path:
     constants = [numpy_helper.from_array(array, name) for name, array in values.items()]
     constants.append(numpy_helper.from_array(np.float32(gain), "gain"))
     onnx.save(_model(nodes, constants, opset=17, batch=batch), path)
+    return path
+
+
+def write_large(path: Path, *, large_output: bool = False) -> Path:
+    """Values that float16 does not hold, made of a tensor read twice and of a mask.
+
+    Args:
+        path: Where to write.
+        large_output: What the graph gives is as large too.
+    """
+    values = _weights(0.0, False)
+    last = "g" if large_output else "h"
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["a"], name="conv1", pads=[1, 1, 1, 1]),
+        helper.make_node("Greater", ["a", "zero"], ["p"], name="positive"),
+        helper.make_node("Cast", ["p"], ["m"], name="mask", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["a", "gain"], ["c"], name="up"),
+        helper.make_node("Mul", ["m", "gain"], ["d"], name="masked"),
+        helper.make_node("Sub", ["c", "d"], ["e"], name="difference"),
+        helper.make_node("Add", ["e", "a"], ["g"], name="sum"),
+        helper.make_node("Div", ["g", "gain"], ["h"], name="down"),
+        helper.make_node("Concat", [last, last], ["j"], "concat", axis=1),
+        helper.make_node("GlobalAveragePool", ["j"], ["f"], name="pool"),
+        helper.make_node("Flatten", ["f"], ["y"], name="flatten"),
+    ]
+    constants = [numpy_helper.from_array(values[name], name) for name in ("w1", "b1")]
+    constants += [
+        numpy_helper.from_array(np.float32(v), n) for n, v in (("zero", 0), ("gain", 1e6))
+    ]
+    onnx.save(_model(nodes, constants, opset=17, batch=1), path)
     return path
 
 
