@@ -1,8 +1,9 @@
 """NVIDIA's DLA: what it takes of a graph, by the documented limits of each layer.
 
 Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/
-dla-layer-restrictions.html, "DLA Supported Layers and Restrictions" (Orin), read in November 2026.
-Its limits on buffers depend on the compiler and are not covered: the device may refuse more.
+dla-layer-restrictions.html, "DLA Supported Layers and Restrictions" (Orin). Only its summary could
+be read here (November 2026); the limits of single layers (padding, dilation, windows) are from memory
+and not compared with the page. Limits on buffers are not covered: the device may refuse more.
 """
 
 from __future__ import annotations
