@@ -28,9 +28,17 @@ class Segments:
         self.values: list[Values] = [dict(feed) for feed in feeds]
         self._onnx = onnx
         self._model = model
-        self._nodes = topological(model.graph)
-        self._done = 0
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._nodes: list[Any] = []
+        # Weights behind DequantizeLinear are made anew where they are needed: they are large.
+        self._made_of_constants: dict[str, Any] = {}
+        for node in topological(model.graph):
+            fixed = {*self._constants, *self._made_of_constants, ""}
+            if fixed.issuperset(node.input):
+                self._made_of_constants.update(dict.fromkeys(node.output, node))
+            else:
+                self._nodes.append(node)
+        self._done = 0
         self._last_use: dict[str, int] = {}
         for position, node in enumerate(self._nodes):
             self._last_use.update(dict.fromkeys(node.input, position))
@@ -55,6 +63,8 @@ class Segments:
         self._done = end
 
     def _part(self, nodes: Sequence[Any], made: set[str]) -> Any:
+        nodes = [*self._sources(nodes), *nodes]
+        made = made.union(*(node.output for node in nodes))
         needed = {name for node in nodes for name in node.input if name} - made
         helper = self._onnx.helper
         inputs = []
@@ -67,6 +77,17 @@ class Segments:
         return helper.make_model(
             graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version
         )
+
+    def _sources(self, nodes: Sequence[Any]) -> list[Any]:
+        """The nodes that make what these read of constants alone, each after what it reads."""
+        found: set[str] = set()
+        pending = [name for node in nodes for name in node.input]
+        while pending:
+            node = self._made_of_constants.get(pending.pop())
+            if node is not None and node.output[0] not in found:
+                found.add(node.output[0])
+                pending.extend(node.input)
+        return [node for name, node in self._made_of_constants.items() if name in found]
 
 
 def topological(graph: Any) -> list[Any]:
@@ -112,6 +133,8 @@ def open_graph(onnx: Any, model: Any, names: Sequence[str]) -> Any:
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.log_severity_level = 3
     settings.intra_op_num_threads = 1
+    # Many short-lived sessions: an arena each would keep what only one of them needs.
+    settings.enable_cpu_mem_arena = False
     session = (
         ort.InferenceSession(
             model.SerializeToString(), sess_options=settings, providers=["CPUExecutionProvider"]
