@@ -27,7 +27,7 @@ from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.identity import compilation_key
 from edgessl.compiler.mixed import rescue
 from edgessl.compiler.packing import embedding_dim, finish, reuse
-from edgessl.compiler.process import Worker, WorkerFailure
+from edgessl.compiler.process import Worker, WorkerFailure, memory_limit
 from edgessl.compiler.report import CompileReport
 from edgessl.compiler.rewrites import RewriteRemark
 from edgessl.compiler.rewrites.pipeline import rewrite_in_workers
@@ -44,8 +44,6 @@ __all__ = ["CompileOptions", "compile_model"]
 
 Indices = NDArray[np.int64]
 _TOOLCHAINS = ("npu_compiler", "tensorrt_profile")
-_MEMORY_SHARE = 0.9
-"""Of the machine's memory, what a worker may use: a model that wants more fails alone."""
 
 
 class CompileOptions(Options):
@@ -230,12 +228,7 @@ def _check_writable(out: Path) -> None:
 
 
 def _limits(options: CompileOptions) -> Limits:
-    import psutil  # here, because importing it takes longer than asking it
-
-    return Limits(
-        timeout_s=options.timeout_s,
-        memory_bytes=int(_MEMORY_SHARE * psutil.virtual_memory().total),
-    )
+    return Limits(timeout_s=options.timeout_s, memory_bytes=memory_limit())
 
 
 def _inspect(model: Path, folder: Path, device: Target, options: CompileOptions) -> GraphInfo:

@@ -22,7 +22,9 @@ from typing_extensions import Self
 from edgessl import errors
 from edgessl.errors import EdgeSSLError
 
-__all__ = ["Worker", "WorkerFailure", "ask", "note_step"]
+__all__ = ["Worker", "WorkerFailure", "ask", "memory_limit", "note_step"]
+
+_MEMORY_SHARE = 0.9
 
 _STEP = "step"
 
@@ -190,6 +192,13 @@ def ask(
     """Run one operation in a worker of its own; see `Worker` and `Worker.request`."""
     with Worker(folder, threads=threads, timeout_s=timeout_s, memory_bytes=memory_bytes) as worker:
         return worker.request(operation, **arguments)
+
+
+def memory_limit() -> int:
+    """Bytes that a worker may use: a model that wants more than the machine has fails alone."""
+    import psutil  # here, because importing it takes longer than asking it
+
+    return int(_MEMORY_SHARE * psutil.virtual_memory().total)
 
 
 def _environment(folder: Path, threads: int) -> dict[str, str]:

@@ -7,6 +7,7 @@ reads, because the pages of a memory map count as memory of the process.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +44,7 @@ class Stream(Options):
     @property
     def sample_bytes(self) -> int:
         """Size of one sample."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 class _Index(Options):

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from contracts.compiling import ONNX_FP32, compile_quietly, target_of
 from contracts.hostile_onnx import KINDS, Mutant, base_models, mutant
 from contracts.hostile_trial import HostileTrial
-from edgessl.errors import EdgeSSLError
+from contracts.onnx_models import write_cnn
+from edgessl.compiler.check import check_model
+from edgessl.errors import EdgeSSLError, ModelError
 from edgessl.runtime import verify
 
 CASES = 8
@@ -73,3 +76,23 @@ def test_compiling_ends_in_a_clear_error_or_a_bundle(kind: str, tmp_path: Path) 
     assert {p.name for p in folder.iterdir()} == before
     assert {p.name for p in tmp_path.iterdir()} <= {"secret.txt", "model", "out"}
     assert {p.name for p in out.parent.glob("*")} <= {"model.edge"}
+
+
+@pytest.mark.parametrize("kind", ["cycle", "external data", "shapes at run time", "value shapes"])
+def test_checking_ends_in_a_clear_error_or_a_report(kind: str, tmp_path: Path) -> None:
+    path = first_of(kind, "conv").write(tmp_path)
+    before = {p.name for p in tmp_path.iterdir()}
+    try:
+        said = check_model(path, target=target_of(ONNX_FP32)).model_dump_json()
+    except EdgeSSLError as error:
+        said = str(error)
+    assert said.isprintable()
+    assert {p.name for p in tmp_path.iterdir()} == before
+
+
+def test_checking_makes_no_terabytes_of_inputs(tmp_path: Path) -> None:
+    model = onnx.load(write_cnn(tmp_path / "cnn.onnx"))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2**40
+    onnx.save(model, tmp_path / "cnn.onnx")
+    with pytest.raises(ModelError, match="bytes, above"):
+        check_model(tmp_path / "cnn.onnx", target=target_of(ONNX_FP32))

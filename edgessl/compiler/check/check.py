@@ -10,7 +10,7 @@ from typing import Any, Literal
 from edgessl.compiler.check.report import CheckGateError, CheckReport, EngineReport
 from edgessl.compiler.check.request import CHECKERS, CheckRequest
 from edgessl.compiler.graph_info import GraphInfo
-from edgessl.compiler.process import WorkerFailure, ask
+from edgessl.compiler.process import WorkerFailure, ask, memory_limit
 from edgessl.compiler.rewrites import SEQUENCE, RewriteRemark
 from edgessl.compiler.rewrites.pipeline import rewrite_in_workers
 from edgessl.compiler.samples import Samples
@@ -70,7 +70,14 @@ def check_model(
         original, samples = _prepare(path, folder, shapes, frozen, batch_size)
         names = () if as_is else SEQUENCE
         progress(ProgressEvent("check", message="rewriting the graph as the compiler does"))
-        graph, remarks = rewrite_in_workers(original, folder, samples, names=names)
+        graph, remarks = rewrite_in_workers(
+            original,
+            folder,
+            samples,
+            names=names,
+            timeout_s=_TIMEOUT_S,
+            memory_bytes=memory_limit(),
+        )
         facts = _ask(path, folder, "check_facts", graph=graph.path, target=_json(device))
         engines = []
         for engine in dict.fromkeys(c.engine for c in device.candidates):
@@ -125,6 +132,7 @@ def _place(
             "check_place",
             threads=1,
             timeout_s=_TIMEOUT_S,
+            memory_bytes=memory_limit(),
             request=request.model_dump(mode="json"),
         )
     except WorkerFailure as failure:
@@ -182,7 +190,14 @@ def _judge(report: CheckReport) -> None:
 
 def _ask(path: Path, folder: Path, operation: str, /, **arguments: Any) -> Any:
     try:
-        return ask(folder, operation, threads=1, timeout_s=_TIMEOUT_S, **arguments)
+        return ask(
+            folder,
+            operation,
+            threads=1,
+            timeout_s=_TIMEOUT_S,
+            memory_bytes=memory_limit(),
+            **arguments,
+        )
     except WorkerFailure as failure:
         raise ModelError(
             f"{path.name}: {failure}; the file may be damaged, export it again"

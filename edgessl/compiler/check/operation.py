@@ -13,6 +13,7 @@ from edgessl.compiler.check.request import CHECKERS, CheckRequest
 from edgessl.compiler.graph import prepare_graph
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.samples import Samples, SampleWriter, Stream
+from edgessl.errors import ModelError
 from edgessl.targets import Target
 
 __all__ = ["describe_for_check", "place_for_check", "prepare_for_check", "write_made_up_samples"]
@@ -20,6 +21,7 @@ __all__ = ["describe_for_check", "place_for_check", "prepare_for_check", "write_
 _SAMPLES = 2
 # In place of a dimension that nobody fixed; only the parity check and rough ranges see it.
 _UNKNOWN_SIZE = 16
+_MAX_SAMPLE_BYTES = 1 << 30
 
 
 def prepare_for_check(
@@ -70,6 +72,12 @@ def write_made_up_samples(graph: GraphInfo, folder: Path) -> Samples:
         )
         for spec in graph.inputs
     )
+    size_bytes = sum(stream.sample_bytes for stream in streams)
+    if size_bytes > _MAX_SAMPLE_BYTES:
+        raise ModelError(
+            f"one sample of the inputs has {size_bytes} bytes, above {_MAX_SAMPLE_BYTES}; export "
+            "the model with smaller inputs"
+        )
     with SampleWriter(folder, streams, batch_size=graph.batch_size) as writer:
         for _ in range(_SAMPLES):
             writer.append({s.name: _values(rng, s) for s in streams})
