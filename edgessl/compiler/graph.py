@@ -6,7 +6,7 @@ process that called `compile_model` neither pays for it nor dies with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -61,6 +61,8 @@ def load_graph(path: Path) -> Any:
         ) from error
     if model.ir_version <= 0 or not model.graph.node:
         raise ModelError(f"{path}: holds no ONNX graph; export or copy it again")
+    if any(isinstance(text, bytes) for text in _texts(model)):
+        raise ModelError(f"{path}: holds a text that is not UTF-8; export or copy it again")
     _load_external_data(onnx, model, path, size)
     _check_domains(model, path)
     _check_names(model, path)
@@ -169,6 +171,16 @@ def _inline_functions(model: Any, path: Path) -> Any:
         raise ModelError(
             f"{path}: a function cannot be put in its place ({_line(error)}); export it again"
         ) from error
+
+
+def _texts(message: Any) -> Iterator[str | bytes]:
+    """Every text in a model; protobuf gives those that are not UTF-8 as bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            yield from [value] if isinstance(value, str | bytes) else value
+        elif field.type == field.TYPE_MESSAGE:
+            for inner in value if hasattr(value, "__len__") else [value]:
+                yield from _texts(inner)
 
 
 def _file_size(path: Path, model: Path) -> int:

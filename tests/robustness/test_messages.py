@@ -60,6 +60,14 @@ def test_names_that_engines_cut_or_terminals_obey_are_refused(tmp_path: Path, na
         prepare_graph(tmp_path / "cnn.onnx", tmp_path / "out.onnx", batch_size=1)
 
 
+@pytest.mark.parametrize("text", [b"embeddings", b"images", b"conv2", b"Relu", b"w3", b"batch"])
+def test_texts_that_are_not_utf8_are_refused(tmp_path: Path, text: bytes) -> None:
+    path = write_cnn(tmp_path / "cnn.onnx")
+    path.write_bytes(path.read_bytes().replace(text, b"\xff" + text[1:]))
+    with pytest.raises(ModelError, match="not UTF-8"):
+        prepare_graph(path, tmp_path / "out.onnx", batch_size=1)
+
+
 def test_a_newer_file_format_becomes_one_that_engines_read(tmp_path: Path) -> None:
     model = onnx.load(write_cnn(tmp_path / "cnn.onnx"))
     model.ir_version = 13
