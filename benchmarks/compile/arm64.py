@@ -32,7 +32,7 @@ from edgessl.runtime.session import open_session
 from edgessl.targets import Target, load_target
 
 RESULTS = Path(__file__).parents[1] / "results" / "arm64.json"
-MODELS = ("mobilenetv3_small_100", "resnet18", "vit_tiny_patch16_224")
+MODELS = ("mobilenetv3_small_100", "resnet18")
 _FED = 4
 # One process, because the emulator takes seconds to start Python.
 _COMMANDS = """
