@@ -11,13 +11,12 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
+from edgessl.closing import Closing
 from edgessl.errors import CorruptSampleError
 from edgessl.optional import require
 from edgessl.preprocessing import SoundInput
@@ -35,7 +34,7 @@ _MOST_SKIPPED = 16 * _BLOCK
 _HIGHEST_RATE_HZ = 768_000
 
 
-class Clip:
+class Clip(Closing):
     """One sound file, as the windows that a model takes: mono, resampled, ``[-1, 1]`` float32.
 
     Window k starts at sample ``k * hop`` of the model's rate. The last one is filled up with
@@ -96,17 +95,6 @@ class Clip:
     def close(self) -> None:
         """Close the file."""
         self._decoder.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Decoder:

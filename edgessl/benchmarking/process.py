@@ -9,13 +9,11 @@ import sys
 import tempfile
 from collections import deque
 from pathlib import Path
-from types import TracebackType
 from typing import Any
-
-from typing_extensions import Self
 
 import edgessl.errors
 from edgessl.benchmarking.arm import ArmSpec
+from edgessl.closing import Closing
 from edgessl.errors import EdgeSSLError, UnavailableError
 
 __all__ = ["WorkerProcess"]
@@ -29,7 +27,7 @@ _THREAD_VARIABLES = (
 )
 
 
-class WorkerProcess:
+class WorkerProcess(Closing):
     """One arm in a process of its own, so that arms share neither memory nor thread pools.
 
     Args:
@@ -98,17 +96,6 @@ class WorkerProcess:
                 except BrokenPipeError:
                     continue  # a command that the dead process never read
         self._log.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _last_words(self) -> str:
         self._log.seek(0)

@@ -7,10 +7,7 @@ import io
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
-
-from typing_extensions import Self
 
 from edgessl.bundle.manifest import FileEntry, Manifest, parse_manifest
 from edgessl.bundle.safety import (
@@ -31,6 +28,7 @@ from edgessl.bundle.zip_format import (
     central_directory,
     local_header,
 )
+from edgessl.closing import Closing
 from edgessl.errors import BundleError
 from edgessl.files import atomic_path, output_errors
 
@@ -112,7 +110,7 @@ def open_bundle(path: Path, *, verify: bool = True, max_bytes: int = MAX_BUNDLE_
     return bundle
 
 
-class Bundle:
+class Bundle(Closing):
     """An opened bundle whose structure has been checked; use it as a context manager.
 
     Attributes:
@@ -178,17 +176,6 @@ class Bundle:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _blocks(self, name: str) -> Iterator[bytes]:
         """One member in pieces; at the end its hash is compared."""

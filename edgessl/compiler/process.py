@@ -14,12 +14,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
-from typing_extensions import Self
-
 from edgessl import errors
+from edgessl.closing import Closing
 from edgessl.errors import EdgeSSLError
 
 __all__ = ["Worker", "WorkerFailure", "ask", "memory_limit", "note_step"]
@@ -41,7 +39,7 @@ class WorkerFailure(Exception):
         self.summary = summary
 
 
-class Worker:
+class Worker(Closing):
     """One child process that answers requests in order; a context manager.
 
     Args:
@@ -130,17 +128,6 @@ class Worker:
                     pipe.close()
         self._process.wait()
         self._log.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _death(self) -> WorkerFailure:
         code = self._process.wait()

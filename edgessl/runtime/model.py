@@ -5,15 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from edgessl.bundle.archive import Bundle, open_bundle
 from edgessl.bundle.manifest import EngineSpec, Manifest, TensorSpec
+from edgessl.closing import Closing
 from edgessl.errors import BundleError, DataError, UnavailableError, UsageError
 from edgessl.images import read_image
 from edgessl.preprocessing import ImageInput, MediaInput, RawImage, fit, model_input, sound_input
@@ -95,7 +94,7 @@ def engine_of(manifest: Manifest, on: Place, name: str) -> tuple[EngineSpec, str
     )
 
 
-class Model:
+class Model(Closing):
     """A bundle in its engine.
 
     Attributes:
@@ -225,17 +224,6 @@ class Model:
     def close(self) -> None:
         """Give the engine's memory back."""
         self._session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _rows_are_samples(self, feeds: Mapping[str, Array], size: int) -> bool:
         """False for graphs with a side input, like a state, whose first axis is no batch."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from edgessl.bundle.manifest import OptionValue, TensorSpec
+from edgessl.closing import Closing
 from edgessl.errors import DataError
 from edgessl.registry import Registry
 
@@ -21,7 +20,7 @@ __all__ = ["ENGINES", "Array", "Engine", "Session", "open_session"]
 Array = NDArray[Any]
 
 
-class Session(ABC):
+class Session(Closing):
     """An opened model. `run` checks the feeds, the engine's `run_impl` computes.
 
     Attributes:
@@ -60,17 +59,6 @@ class Session(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give the engine's memory back."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Engine(Protocol):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 BASE = {
+    "closing",
     "config",
     "errors",
     "files",
@@ -45,6 +46,7 @@ ALL = (
 # Room → the rooms of edgessl that it may import, besides itself.
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
+    "closing": set(),
     "optional": {"errors"},
     "registry": {"errors"},
     "files": {"errors"},
@@ -53,7 +55,7 @@ ROOMS: dict[str, set[str]] = {
     "preprocessing": {"config", "errors"},
     "preprocess_option": {"config", "errors", "preprocessing"},
     "images": {"errors", "optional", "preprocessing"},
-    "sounds": {"errors", "optional", "preprocessing"},
+    "sounds": {"closing", "errors", "optional", "preprocessing"},
     "onnx_metadata": {"config", "errors", "preprocessing"},
     "run_directory": BASE,
     "kernels": set(),

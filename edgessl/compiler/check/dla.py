@@ -2,8 +2,9 @@
 
 Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/
 dla-layer-restrictions.html, "DLA Supported Layers and Restrictions" (Orin). Only its summary could
-be read here (November 2026); the limits of single layers (padding, dilation, windows) are from memory
-and not compared with the page. Limits on buffers are not covered: the device may refuse more.
+be read here (November 2026); the limits of single layers (padding, dilation, windows) are from
+memory and not compared with the page. Limits on buffers are not covered: the device may refuse
+more.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def load_tensorrt() -> Any:
     except UnavailableError as missing:
         raise UnavailableError(
             f"tensorrt cannot be imported ({missing.__cause__}); a Jetson has it from JetPack "
-            "(make the environment with --system-site-packages), elsewhere: pip install tensorrt-cu12 "
-            "'edgessl[tensorrt]'"
+            "(make the environment with --system-site-packages), elsewhere: "
+            "pip install tensorrt-cu12 'edgessl[tensorrt]'"
         ) from missing
     except OSError as error:  # a library that the bindings load by themselves
         raise UnavailableError(
