@@ -330,7 +330,11 @@ def _packages() -> tuple[PackageStatus, ...]:
 def _requirements() -> Mapping[str, list[str]]:
     """Package → the extras that bring it; ``dev`` is for edgessl's own developers."""
     found: dict[str, list[str]] = {}
-    for line in requires("edgessl") or ():
+    try:
+        lines = requires("edgessl") or ()
+    except PackageNotFoundError:  # on PYTHONPATH, not installed
+        return {}
+    for line in lines:
         name = re.match(r"[A-Za-z0-9._-]+", line)
         extra = re.search(r"extra == ['\"]([a-z]+)['\"]", line)
         group = extra.group(1) if extra else "base"

@@ -90,7 +90,7 @@ class CompileOptions(Options):
     max_float_layers: Annotated[int, Field(ge=0, le=1000)] = 6
     npu_compiler: str | None = None
     tensorrt_profile: str | None = None
-    timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    timeout_s: Annotated[float, Field(gt=0)] = 1800.0
     max_corrupt: Annotated[float, Field(ge=0, le=1)] = 0.01
     remeasure: bool = False
 

@@ -213,12 +213,13 @@ def _as_angles(
 
 def _centred_cosine(want: NDArray[np.float32], have: NDArray[np.float32]) -> float:
     """Mean cosine after subtracting the reference's mean, over samples that differ from it."""
-    centred = want - want.mean(axis=0)
+    mean = want.mean(axis=0, dtype=np.float64)
+    centred = want - mean
     size = np.linalg.norm(centred, axis=1)
-    differs = size > _ROUNDING * np.linalg.norm(want, axis=1)
+    differs = size > _ROUNDING * np.linalg.norm(want.astype(np.float64), axis=1)
     if not differs.any():
         return 1.0
-    return float(np.mean(_cosine(centred, have - want.mean(axis=0))[differs]))
+    return float(np.mean(_cosine(centred, have - mean)[differs]))
 
 
 def _agreement(want: NDArray[np.float32], have: NDArray[np.float32]) -> float:
@@ -235,7 +236,9 @@ def _agreement(want: NDArray[np.float32], have: NDArray[np.float32]) -> float:
 
 
 def _similarity(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), _TINY)
+    # In float64, because the squares of large outputs overflow.
+    size = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    unit = (x / np.maximum(size, _TINY)).astype(np.float32)
     similarity: NDArray[np.float32] = unit @ unit.T
     np.fill_diagonal(similarity, -np.inf)
     return similarity

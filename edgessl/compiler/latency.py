@@ -17,7 +17,7 @@ import numpy as np
 import pydantic
 
 from edgessl.bundle.manifest import OptionValue
-from edgessl.compiler.process import Worker, WorkerFailure
+from edgessl.compiler.process import Worker, WorkerFailure, memory_limit
 from edgessl.config import Options
 from edgessl.errors import EdgeSSLError, OutputError
 from edgessl.files import cache_directory, sha256_json, write_json
@@ -32,6 +32,7 @@ _BLOCK_MS = 50.0
 _WARM_UP_RUNS = 10
 _WARM_UP_MS = 200.0
 _SLOW_MS = 200.0
+_TIMEOUT_S = 900.0
 
 
 class Latency(Options):
@@ -135,12 +136,12 @@ def _measure(
     # Eligible ones first: the winner is among them, and the others are then compared with it.
     order = sorted(contenders, key=lambda c: not c.eligible)
     with ExitStack() as stack:
-        best, best_worker = order[0], stack.enter_context(Worker(folder))
+        best, best_worker = order[0], stack.enter_context(_worker(folder))
         _open(best_worker, best, samples)
         _warm_up(best_worker)
         for done, challenger in enumerate(order[1:], start=1):
             progress(ProgressEvent("measure", done, len(order) - 1, unit="pairs"))
-            worker = Worker(folder)
+            worker = _worker(folder)
             try:
                 _open(worker, challenger, samples)
                 _warm_up(worker)
@@ -159,6 +160,10 @@ def _measure(
             else:
                 worker.close()
     return Ranking(winner=best.name, latencies=latencies)
+
+
+def _worker(folder: Path) -> Worker:
+    return Worker(folder, timeout_s=_TIMEOUT_S, memory_bytes=memory_limit())
 
 
 def _open(worker: Worker, contender: Contender, samples: Path) -> None:
