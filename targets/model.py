@@ -54,8 +54,9 @@ class CandidateSpec(Options):
 
     @property
     def name(self) -> str:
-        """``engine-precision-scheme-remainder`` without what is not there."""
-        parts = (self.engine, self.precision, self.scheme, self.remainder)
+        """``engine-precision-scheme-remainder`` without what is not there or says nothing new."""
+        scheme = (self.scheme or "").removeprefix(self.engine).removeprefix("-")
+        parts = (self.engine, self.precision, scheme, self.remainder)
         return "-".join(part for part in parts if part)
 
     @model_validator(mode="after")

@@ -43,7 +43,8 @@ def verify(
         rows = [
             ["bundle", f"{report.bundle} ({report.kind}, {report.size_bytes} bytes)"],
             ["hashes", f"{report.files} files match"],
-            ["engine", f"{report.engine} {report.engine_version_here or 'not asked'}"],
+            ["engine", f"{report.engine} {report.engine_version}"],
+            ["ran by", f"{report.ran_by} {report.engine_version_here}" if report.ran_by else "-"],
             ["canaries", canaries],
         ]
         terminal.table(["check", "result"], rows)

@@ -22,6 +22,7 @@ class VerifyReport(Options):
         files: Members whose hash was compared.
         engine_version: Version that the bundle was compiled and checked with.
         on: Where the canaries ran.
+        ran_by: Engine that ran them; None if none did.
         engine_version_here: Version on this machine of the engine that ran them; None if none did.
         canaries: None if they did not run; ``remarks`` says why.
         remarks: What a person should know although nothing failed.
@@ -34,6 +35,7 @@ class VerifyReport(Options):
     precision: str
     engine: str
     engine_version: str
+    ran_by: str | None
     engine_version_here: str | None
     files: int
     size_bytes: int
@@ -76,6 +78,7 @@ def verify(path: str | Path, *, threads: int | None = None, on: Place = "device"
     with open_bundle(path) as bundle:
         manifest = bundle.manifest
         remarks: list[str] = []
+        ran_by: str | None = None
         here: str | None = None
         canaries: CanaryResult | None = None
         if manifest.kind == "portable" and on == "device":
@@ -86,7 +89,7 @@ def verify(path: str | Path, *, threads: int | None = None, on: Place = "device"
         else:
             session = open_engine(bundle, threads=threads, on=on)
             engine = engine_of(manifest, on, path.name)[0]
-            here = ENGINES.get(engine.name).version()
+            ran_by, here = engine.name, ENGINES.get(engine.name).version()
             if engine.version and here != engine.version:
                 remarks.append(
                     f"compiled with {engine.name} {engine.version}, this machine has {here}"
@@ -105,6 +108,7 @@ def verify(path: str | Path, *, threads: int | None = None, on: Place = "device"
             precision=manifest.precision,
             engine=manifest.engine.name,
             engine_version=manifest.engine.version,
+            ran_by=ran_by,
             engine_version_here=here,
             files=len(manifest.files),
             size_bytes=path.stat().st_size,

@@ -77,7 +77,7 @@ def test_a_device_whose_engine_is_missing_says_what_to_install(
     monkeypatch.setattr(doctor, "_tensorrt", lambda host: engine("tensorrt", "Jetson Orin Nano"))
     jetson = look_at(facts, monkeypatch)["jetson-orin-nano"]
     assert jetson.runs
-    assert jetson.builds == ("tensorrt-int8-tensorrt-fp16", "tensorrt-fp16")
+    assert jetson.builds == ("tensorrt-int8-fp16", "tensorrt-fp16")
 
 
 def test_openvino_must_show_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

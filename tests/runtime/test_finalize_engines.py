@@ -198,7 +198,7 @@ def test_qualcomms_context_is_compiled_again_for_another_runtime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
 ) -> None:
     builds = {
-        "qnn-a16w8-qnn": {
+        "qnn-a16w8": {
             "engine": "qnn",
             "stand_ins": (QDQ,),
             "requirements": Requirements(qairt="2.51.0"),

@@ -100,7 +100,7 @@ def test_candidates_for_devices_that_are_not_here_are_listed_fastest_first() -> 
 
 
 def test_only_what_the_accelerator_computes_is_offered() -> None:
-    assert [c.name for c in load_target("npu-qualcomm-qcs6490").candidates] == ["qnn-int8-qnn"]
+    assert [c.name for c in load_target("npu-qualcomm-qcs6490").candidates] == ["qnn-int8"]
     assert "8-bit integers only" in load_target("npu-qualcomm-qcs6490").refused["a16w8"]
     assert "a16w8" in {c.precision for c in load_target("npu-qualcomm-8gen3").candidates}
     for name in ("jetson-orin-nx-dla", "jetson-agx-orin-dla"):
