@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from contracts.compiling import (
 from edgessl.bundle.archive import open_bundle
 from edgessl.bundle.arrays import load_arrays
 from edgessl.compiler import FidelityGateError
-from edgessl.compiler.latency import Latency, Ranking
+from edgessl.compiler.latency import Contender, Latency, Ranking
 from edgessl.errors import (
     ModelError,
     TargetError,
@@ -151,6 +152,29 @@ class TestChoice:
         assert other.reason == f"100 % slower than {winner}"
         assert report.manifest is not None
         assert other.reason in {c.reason for c in report.manifest.candidates}
+
+    def test_threads_are_chosen_by_measuring(
+        self, model: Path, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[list[str]] = []
+
+        def rank(contenders: Sequence[Contender], **_: Any) -> Ranking:
+            asked.append([c.name for c in contenders])
+            latency = Latency(p50_ms=1.0, p90_ms=1.0, runs=9)
+            winner = contenders[-1].name
+            return Ranking(winner=winner, latencies={c.name: latency for c in contenders})
+
+        monkeypatch.setattr("edgessl.compiler.choice.rank", rank)
+        monkeypatch.setattr("edgessl.compiler.choice.physical_cores", lambda: 4)
+        report = compile_quietly(model, target_of(ONNX_FP32), inputs, overrides={"threads": 0})
+        assert [len(names) for names in asked] == [5]
+        assert report.manifest is not None
+        options = report.manifest.engine.options
+        assert (options["threads"], options["intra_op_spinning"]) == (4, True)
+        assert "threads=4" in report.candidates[0].reason
+        asked.clear()
+        compile_quietly(model, target_of(ONNX_FP32), inputs, overrides={"threads": 2})
+        assert asked == []
 
     def test_a_feature_that_the_cpu_lacks_is_a_reason(self, model: Path, inputs: Inputs) -> None:
         lacking = CandidateSpec(engine="openvino", precision="bf16", requires=("no-such-feature",))
