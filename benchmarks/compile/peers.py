@@ -261,11 +261,11 @@ _PAGE = """\
 # Compiled models against peers
 
 Written by `benchmarks/compile/peers.py`; do not edit. `edgessl compile --target host` against what
-a person would otherwise take, batch 1, {size} pixels, all arms of a row side by side in one run. The
-timm models have random weights with batch-norm statistics set from real images. A peer counts if it
-passes the gate that our bundle passes, on the same {held} held-out photographs; *ratio* is our time
-over the best such peer's, with its 95 % interval. Where ours and the peer are the same engine and
-precision the ratio is noise around 1.
+a person would otherwise take, batch 1, {size} pixels, all arms of a row side by side in one run.
+The timm models have random weights with batch-norm statistics set from real images. A peer counts
+if it passes the gate that our bundle passes, on the same {held} held-out photographs; *ratio* is
+our time over the best such peer's, with its 95 % interval. Where ours and the peer are the same
+engine and precision the ratio is noise around 1.
 
 {cpu}, {cores} cores; {versions}.
 
