@@ -42,7 +42,8 @@ def job(tmp_path: Path) -> QuantizationJob:
 
 @pytest.fixture(autouse=True)
 def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[QuantizationJob]]:
-    """The jobs that were really done."""
+    """The jobs that were really done, with nothing left of other tests."""
+    shutil.rmtree(cache_directory("quantized"), ignore_errors=True)
     plain, jobs = OnnxRuntimeQdq.quantize, []
 
     def counted(job: QuantizationJob) -> tuple[Path, dict[str, str]]:
