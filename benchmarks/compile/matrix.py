@@ -153,7 +153,8 @@ def _run(case: Case, target: str, arguments: argparse.Namespace) -> dict[str, An
             peak, late = _watch(process, start + arguments.timeout)
             output, _ = process.communicate()
         seconds = time.monotonic() - start
-        cell = _answer(process.returncode, output, log.read_text("utf-8", "replace"), late)
+        said = output.replace(str(case.model.absolute()).encode(), case.model.name.encode())
+        cell = _answer(process.returncode, said, log.read_text("utf-8", "replace"), late)
     cell |= {
         "model": case.name,
         "target": target,

@@ -16,7 +16,9 @@ _REASON = 110
 def write_page(result: dict[str, Any], path: Path) -> None:
     """Write all cells as Markdown: a line per target, then a line per cell."""
     cells: list[Cell] = list(result["cells"].values())
-    text = [_INTRODUCTION, _setting(result), "", "## Targets", "", *_targets(cells), ""]
+    models, targets = ({cell[key] for cell in cells} for key in ("model", "target"))
+    held = f"{len(cells)} cells of {len(models)} models and {len(targets)} targets so far."
+    text = [_INTRODUCTION, held, _setting(result), "", "## Targets", "", *_targets(cells), ""]
     text += ["## Cells", "", _CELLS, "", *_cells(cells)]
     path.write_text("\n".join(text) + "\n", encoding="utf-8")
 
