@@ -5,30 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgessl import __version__
-from edgessl.compiler.calibration import Calibration
+from edgessl.compiler.calibration import Calibration, Fingerprinted
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.config import Options
 from edgessl.files import sha256_file, sha256_json
 from edgessl.targets import Target, detect
 
-__all__ = ["Fingerprinted", "compilation_key", "toolchain_identity"]
+__all__ = ["compilation_key", "toolchain_identity"]
 
 _PACKAGES = ("nncf", "numpy", "onnx", "onnxruntime", "onnxruntime-qnn", "onnxslim", "openvino")
-
-
-@runtime_checkable
-class Fingerprinted(Protocol):
-    """A calibration that knows its samples' contents without decoding them."""
-
-    def fingerprint(self, indices: Sequence[int]) -> str:
-        """A hash that changes with the contents of any of these samples."""
-        ...
 
 
 def compilation_key(

@@ -1,6 +1,11 @@
 """Calibration input: open it, split it, check it, store it."""
 
-from edgessl.compiler.calibration.arrays import ArrayCalibration, Calibration, FileCalibration
+from edgessl.compiler.calibration.arrays import (
+    ArrayCalibration,
+    Calibration,
+    FileCalibration,
+    Fingerprinted,
+)
 from edgessl.compiler.calibration.inputs import describe_inputs, parse_constants, preprocessing_for
 from edgessl.compiler.calibration.opening import CalibrationInput, OpenData, open_calibration
 from edgessl.compiler.calibration.storing import MIN_SAMPLES, split_indices, store
@@ -11,6 +16,7 @@ __all__ = [
     "Calibration",
     "CalibrationInput",
     "FileCalibration",
+    "Fingerprinted",
     "OpenData",
     "describe_inputs",
     "open_calibration",

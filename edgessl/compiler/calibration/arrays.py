@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgessl.errors import DataError
 from edgessl.files import sha256_file, sha256_json
 
-__all__ = ["Array", "ArrayCalibration", "Calibration", "FileCalibration"]
+__all__ = ["Array", "ArrayCalibration", "Calibration", "FileCalibration", "Fingerprinted"]
 
 Array = NDArray[Any]
 
@@ -34,6 +34,15 @@ class Calibration(Protocol):
         Raises:
             CorruptSampleError: One of them cannot be decoded.
         """
+        ...
+
+
+@runtime_checkable
+class Fingerprinted(Calibration, Protocol):
+    """A calibration that knows its samples' contents without decoding them."""
+
+    def fingerprint(self, indices: Sequence[int]) -> str:
+        """A hash that changes with the contents of any of these samples."""
         ...
 
 

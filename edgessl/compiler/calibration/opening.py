@@ -13,6 +13,7 @@ from edgessl.compiler.calibration.arrays import (
     ArrayCalibration,
     Calibration,
     FileCalibration,
+    Fingerprinted,
 )
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.errors import DataError
@@ -52,9 +53,13 @@ class _BesideConstants:
 class _FingerprintedBesideConstants(_BesideConstants):
     """The same, of a calibration that knows its samples' contents without decoding them."""
 
+    def __init__(self, calibration: Fingerprinted, graph: GraphInfo, names: Sequence[str]) -> None:
+        super().__init__(calibration, graph, names)
+        self._fingerprinted = calibration
+
     def fingerprint(self, indices: Sequence[int]) -> str:
         """A hash of the samples and of the constants beside them."""
-        inner: str = self._calibration.fingerprint(indices)  # type: ignore[attr-defined]
+        inner = self._fingerprinted.fingerprint(indices)
         values = {n: [a.dtype.name, a.shape, a.tolist()] for n, a in self._filled.items()}
         return sha256_json([inner, values])
 
@@ -119,10 +124,9 @@ def _complete(calibration: Calibration, graph: GraphInfo) -> Calibration:
     """Add the constants, where there are any."""
     if not graph.constants:
         return calibration
-    kind = (
-        _FingerprintedBesideConstants if hasattr(calibration, "fingerprint") else _BesideConstants
-    )
-    return kind(calibration, graph, list(graph.constants))
+    if isinstance(calibration, Fingerprinted):
+        return _FingerprintedBesideConstants(calibration, graph, list(graph.constants))
+    return _BesideConstants(calibration, graph, list(graph.constants))
 
 
 def _refuse_both(names: Mapping[str, object] | Sequence[str], graph: GraphInfo, where: str) -> None:
