@@ -24,13 +24,12 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import onnx
-from typing_extensions import Self
 
+from edgessl.closing import Closing
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.process import Worker, WorkerFailure
 from edgessl.compiler.samples import Samples, SampleWriter, Stream
@@ -98,7 +97,7 @@ def summary(results: dict[str, tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-class NodeTests:
+class NodeTests(Closing):
     """Runs node tests in one worker after the other."""
 
     def __init__(self, folder: Path) -> None:
@@ -177,17 +176,6 @@ class NodeTests:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _ask(self, operation: str, **arguments: Any) -> Any:
         if self._worker is None:

@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+from model_names import MODELS
 from numpy.typing import NDArray
-from timm_models import MODELS
 
 from edgessl.benchmarking import ArmSpec, BenchmarkOptions, measure
 from edgessl.benchmarking.environment import fingerprint

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from model_names import DATA, MODELS
 
 from edgessl import __version__
 from edgessl.benchmarking.environment import fingerprint
@@ -42,18 +43,6 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "qualcomm.json"
 PAGE = HERE.parents[1] / "docs" / "targets-qualcomm.md"
 MARKS = ("<!-- the matrix -->\n", "<!-- end of the matrix -->\n")
-DATA = HERE.parents[2] / "shared" / "data" / "trashnet-192" / "train"
-MODELS = (
-    "mobilenetv3_small_100",
-    "mobilenetv4_conv_small",
-    "efficientnet_lite0",
-    "efficientnet_b0",
-    "repvit_m1",
-    "fastvit_t8",
-    "resnet18",
-    "vit_tiny_patch16_224",
-    "convnext_atto",
-)
 TARGETS = {
     73: "npu-qualcomm-qcs8550",
     68: "npu-qualcomm-qcs6490",

@@ -23,7 +23,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from timm_models import DATA
+from model_names import DATA
 
 from edgessl.benchmarking.environment import fingerprint
 from edgessl.files import write_json

@@ -23,6 +23,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "edgessl" / "runtime" / "tensorrt"
@@ -172,7 +173,7 @@ def stub_libraries(folder: Path) -> Path:
     return folder
 
 
-def probe(place: Path, stubs: Path, names: list[str]) -> dict[str, object]:
+def probe(place: Path, stubs: Path, names: list[str]) -> dict[str, Any]:
     """What a wheel says about the names."""
     done = subprocess.run(
         [sys.executable, "-c", PROBE, str(place)],
@@ -185,7 +186,7 @@ def probe(place: Path, stubs: Path, names: list[str]) -> dict[str, object]:
     return dict(json.loads(done.stdout))
 
 
-def survey(folder: Path) -> dict[str, object]:
+def survey(folder: Path) -> dict[str, Any]:
     """Names, who uses them, and in which versions they are."""
     used = used_names()
     stubs = stub_libraries(folder / "stubs")
@@ -200,7 +201,7 @@ def survey(folder: Path) -> dict[str, object]:
         "names": {
             name: {
                 "modules": modules,
-                "in": [v for v, answer in answers.items() if dict(answer["exists"])[name]],  # type: ignore[call-overload]
+                "in": [v for v, answer in answers.items() if dict(answer["exists"])[name]],
             }
             for name, modules in used.items()
         },
@@ -214,7 +215,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = survey(Path(folder))
     arguments.out.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
-    names = dict(result["names"])  # type: ignore[call-overload]
+    names = dict(result["names"])
     partly = {n: e["in"] for n, e in names.items() if len(e["in"]) < len(WHEELS)}
     print(f"{len(names)} names, {len(names) - len(partly)} in all of {', '.join(WHEELS)}")
     for name, versions in partly.items():

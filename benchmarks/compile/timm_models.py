@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from model_names import DATA, MODELS
 from numpy.typing import NDArray
 from torch import nn
 
@@ -27,18 +28,6 @@ from edgessl.preprocessing import ImageInput, fit, normalize
 
 __all__ = ["DATA", "MODELS", "write_images", "write_model"]
 
-MODELS = (
-    "mobilenetv3_small_100",
-    "mobilenetv4_conv_small",
-    "efficientnet_lite0",
-    "efficientnet_b0",
-    "repvit_m1",
-    "fastvit_t8",
-    "resnet18",
-    "vit_tiny_patch16_224",
-    "convnext_atto",
-)
-DATA = Path(__file__).parents[3] / "shared" / "data" / "trashnet-192" / "train"
 SEED = 0
 _STATISTICS = 256
 _KEPT = 300

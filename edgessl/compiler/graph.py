@@ -14,14 +14,13 @@ from edgessl import onnx_metadata
 from edgessl.bundle.manifest import TensorSpec
 from edgessl.compiler.freezing import freeze_inputs, resolve_conditions
 from edgessl.compiler.graph_info import GraphInfo
-from edgessl.compiler.rewrites.pipeline import simplify_graph
 from edgessl.compiler.rewrites.topology import infer_shapes, name_nodes, nodes_of, opset_of
 from edgessl.compiler.shapes import Shapes, dynamic_inputs, fix_shapes
 from edgessl.errors import ModelError
 from edgessl.files import sha256_file
 from edgessl.optional import require
 
-__all__ = ["MAX_MODEL_BYTES", "load_graph", "prepare_graph", "simplify_graph"]
+__all__ = ["MAX_MODEL_BYTES", "load_graph", "prepare_graph"]
 
 MAX_MODEL_BYTES = 2 * 1024**3
 MAX_NODES = 1_000_000

@@ -16,7 +16,7 @@ from edgessl.compiler.check.operation import (
     place_for_check,
     prepare_for_check,
 )
-from edgessl.compiler.graph import prepare_graph, simplify_graph
+from edgessl.compiler.graph import prepare_graph
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.rewrites.pipeline import apply_rewrite
 from edgessl.compiler.samples import Samples, SampleWriter, Stream
@@ -52,14 +52,6 @@ def inspect(
         frozen=frozen,
     )
     return graph.model_dump(mode="json")
-
-
-def simplify(graph: dict[str, Any], out: str, samples: str) -> dict[str, Any]:
-    """Simplify a prepared graph: whether ``out`` was written, and a remark."""
-    written, remark = simplify_graph(
-        GraphInfo.model_validate(graph), Path(out), Samples(Path(samples))
-    )
-    return {"written": written, "remark": remark}
 
 
 def rewrite(
@@ -154,6 +146,5 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "open_model": open_model,
     "order_layers": order_layers,
     "rewrite": rewrite,
-    "simplify": simplify,
     "time_runs": time_runs,
 }

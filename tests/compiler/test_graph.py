@@ -14,8 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from contracts.onnx_models import cnn_inputs, write_cnn
 from edgessl import onnx_metadata
 from edgessl.compiler.calibration import ArrayCalibration, store
-from edgessl.compiler.graph import load_graph, prepare_graph, simplify_graph
+from edgessl.compiler.graph import load_graph, prepare_graph
 from edgessl.compiler.graph_info import GraphInfo
+from edgessl.compiler.rewrites import RewriteRemark
+from edgessl.compiler.rewrites.pipeline import apply_rewrite
 from edgessl.compiler.samples import Samples
 from edgessl.errors import ModelError
 from edgessl.preprocessing import ImageInput
@@ -177,8 +179,8 @@ class TestSimplify:
 
     def test_removes_nodes(self, prepared: tuple[GraphInfo, Samples], tmp_path: Path) -> None:
         info, samples = prepared
-        written, remark = simplify_graph(info, tmp_path / "slim.onnx", samples)
-        assert written, remark
+        kept, remark = _slim(info, tmp_path, samples)
+        assert (remark.outcome, kept.path) == ("applied", str(tmp_path / "slim.onnx"))
         assert len(onnx.load(tmp_path / "slim.onnx").graph.node) < 8
 
     def test_a_wrong_result_is_not_kept(
@@ -196,9 +198,9 @@ class TestSimplify:
 
         monkeypatch.setattr(onnxslim, "slim", wrong)
         info, samples = prepared
-        written, remark = simplify_graph(info, tmp_path / "slim.onnx", samples)
-        assert not written
-        assert "outputs differ" in remark
+        kept, remark = _slim(info, tmp_path, samples)
+        assert (remark.outcome, kept) == ("broke", info)
+        assert "outputs differ" in remark.reason
         assert not (tmp_path / "slim.onnx").exists()
 
     def test_a_failure_is_a_remark(
@@ -212,9 +214,14 @@ class TestSimplify:
 
         monkeypatch.setattr(onnxslim, "slim", fail)
         info, samples = prepared
-        written, remark = simplify_graph(info, tmp_path / "slim.onnx", samples)
-        assert not written
-        assert "boom" in remark
+        kept, remark = _slim(info, tmp_path, samples)
+        assert (remark.outcome, kept) == ("failed", info)
+        assert "boom" in remark.reason
+
+
+def _slim(info: GraphInfo, folder: Path, samples: Samples) -> tuple[GraphInfo, RewriteRemark]:
+    out = folder / "slim.onnx"
+    return apply_rewrite("onnxslim", info, Path(info.path), out, samples.folder)
 
 
 def _stateful(path: Path) -> Path:

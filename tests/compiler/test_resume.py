@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,10 +85,10 @@ def test_an_interrupted_compilation_goes_on_where_it_was(
     target, calibration = target_of(ONNX_FP32, ONNX_INT8), Hashed(inputs)
     plain = search_module.ask
 
-    def interrupted(folder: Path, operation: str, /, **arguments: object) -> object:
+    def interrupted(folder: Path, operation: str, /, **arguments: Any) -> Any:
         if operation == "build" and "int8" in folder.name:
             raise KeyboardInterrupt
-        return plain(folder, operation, **arguments)  # type: ignore[arg-type]
+        return plain(folder, operation, **arguments)
 
     monkeypatch.setattr(search_module, "ask", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -96,9 +97,9 @@ def test_an_interrupted_compilation_goes_on_where_it_was(
 
     calls: list[tuple[str, str]] = []
 
-    def counted(folder: Path, operation: str, /, **arguments: object) -> object:
+    def counted(folder: Path, operation: str, /, **arguments: Any) -> Any:
         calls.append((folder.name, operation))
-        return plain(folder, operation, **arguments)  # type: ignore[arg-type]
+        return plain(folder, operation, **arguments)
 
     monkeypatch.setattr(search_module, "ask", counted)
     messages: list[ProgressEvent] = []

@@ -159,7 +159,7 @@ def _archive(good: bytes, rng: random.Random) -> bytes:
     stream = io.BytesIO()
     names = (
         "../escaped",
-        "/tmp/escaped",
+        "/absolute/escaped",
         "a/../../escaped",
         "C:\\escaped",
         "x\n",

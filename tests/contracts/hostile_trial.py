@@ -6,14 +6,13 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-from typing_extensions import Self
 
 from contracts.bundle_process import peak_memory_bytes
 from contracts.hostile_onnx import Mutant
+from edgessl.closing import Closing
 from edgessl.compiler.fidelity import Gate, measure_fidelity
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.process import Worker, WorkerFailure
@@ -51,7 +50,7 @@ class Outcome:
     seconds: float
 
 
-class HostileTrial:
+class HostileTrial(Closing):
     """Takes one model after the other through inspection, rewriting and both CPU engines.
 
     The worker lives on until a case kills it; nothing may be left outside the case's own folder.
@@ -96,17 +95,6 @@ class HostileTrial:
             self._worker.close()
             self._worker = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _judge(self, path: Path, work: Path) -> tuple[str, str]:
         try:
             values = self._ask("inspect", model=str(path), out=str(work / "o.onnx"), batch_size=1)
@@ -123,11 +111,16 @@ class HostileTrial:
         oracle = self._outputs("onnxruntime", str(path), samples, work / "oracle")
         if isinstance(oracle, Samples) and not _random(path):
             _compare(oracle, wanted)
-        simplified = self._safely(
-            "simplify", graph=values, out=str(work / "s.onnx"), samples=str(samples.folder)
+        slim = self._safely(
+            "rewrite",
+            name="onnxslim",
+            graph=values,
+            original=graph.path,
+            out=str(work / "s.onnx"),
+            samples=str(samples.folder),
         )
-        if not isinstance(simplified, tuple) and simplified["written"]:
-            graph = graph.model_copy(update={"path": str(work / "s.onnx")})
+        if not isinstance(slim, tuple):
+            graph = GraphInfo.model_validate(slim["graph"])
         verdicts = [self._candidate(e, graph, samples, wanted, work / e) for e in ENGINES]
         return max(verdicts, key=lambda verdict: _BY_SEVERITY.index(verdict[0]))
 

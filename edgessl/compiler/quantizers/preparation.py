@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from edgessl.compiler.graph_info import GraphInfo
+from edgessl.compiler.rewrites.opset import MIN_OPSET, raise_opset
 from edgessl.errors import ModelError, UsageError, nearest
 from edgessl.optional import require
 
 __all__ = ["FloatGraph", "check_quantized", "prepare_float", "quiet", "sort_nodes", "trace_names"]
 
-# Per-channel QuantizeLinear and DequantizeLinear exist from opset 13 on.
-_MIN_OPSET = 13
 # onnxruntime's optimizer calls so what it makes of a matrix product and a sum.
 _FUSION = "/MatMulAddFusion"
 _STANDARD = ("", "ai.onnx")
@@ -121,17 +120,18 @@ def _name_nodes(model: Any) -> None:
 
 
 def _raise_opset(onnx: Any, model: Any, graph: GraphInfo) -> Any:
-    if graph.opset >= _MIN_OPSET:
-        return model
+    """What the rewrites may have left undone; a quantizer cannot do without."""
     names = {tuple(node.output): node.name for node in model.graph.node}
     try:
-        raised = onnx.version_converter.convert_version(model, _MIN_OPSET)
-    except Exception as error:  # the converter is C++ and raises what it likes
+        raised = raise_opset(model)
+    except (onnx.version_converter.ConvertError, RuntimeError) as error:
         text = " ".join(str(error).split())[:160]
         raise ModelError(
-            f"{Path(graph.path).name}: opset {graph.opset} cannot be raised to {_MIN_OPSET}, "
+            f"{Path(graph.path).name}: opset {graph.opset} cannot be raised to {MIN_OPSET}, "
             f"which integers need ({text}); export the model again with a newer opset"
         ) from error
+    if raised is None:
+        return model
     for node in raised.graph.node:
         node.name = names.get(tuple(node.output), node.name)
     return raised

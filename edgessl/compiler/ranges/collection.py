@@ -19,6 +19,7 @@ from edgessl.compiler.samples import Samples
 from edgessl.errors import BundleError, ModelError
 from edgessl.files import cache_directory, sha256_file, sha256_json
 from edgessl.optional import require
+from edgessl.runtime.engines.onnxruntime import error_types
 
 __all__ = ["MAX_BYTES_PER_SAMPLE", "cached_ranges", "collect_ranges"]
 
@@ -83,7 +84,7 @@ def collect_ranges(
             for call in range(samples.calls):
                 for name, value in zip(names, run(samples.feeds(call)), strict=True):
                     _add(builders, name, value)
-        except Exception as error:  # onnxruntime raises its own unrelated classes
+        except error_types(require("onnxruntime", extra="compile")) as error:
             text = " ".join(str(error).split())[:200]
             raise ModelError(
                 f"{graph.name}: does not run on the calibration samples: {text}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgessl.compiler.rewrites.parity import run_plainly
+from edgessl.compiler.rewrites.parity import run_plainly, runtime_errors
 from edgessl.compiler.rewrites.topology import Array, Topology, attribute, infer_shapes, subgraphs
 from edgessl.optional import require
 
@@ -125,7 +125,7 @@ def _evaluate(onnx: Any, model: Any, node: Any, topology: Topology) -> dict[str,
     alone = infer_shapes(_alone(onnx, model, node, topology))
     try:
         return run_plainly(alone.SerializeToString(), {})
-    except Exception:  # onnxruntime has no kernel for it: then it stays a node
+    except runtime_errors():  # no kernel for it: then it stays a node
         return None
 
 

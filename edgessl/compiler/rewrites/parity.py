@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from edgessl.compiler.samples import Samples
 from edgessl.optional import require
+from edgessl.runtime.engines.onnxruntime import error_types
 
-__all__ = ["TOLERANCE", "largest_difference", "run_original", "run_plainly"]
+__all__ = ["TOLERANCE", "largest_difference", "run_original", "run_plainly", "runtime_errors"]
 
 TOLERANCE = 1e-4
 _SAMPLES = 2
@@ -48,6 +49,11 @@ def run_original(original: Path, samples: Path) -> None:
         Exception: What onnxruntime raises if the graph does not run on the samples.
     """
     _expected(original, samples)
+
+
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises about a graph or its inputs."""
+    return error_types(require("onnxruntime", extra="compile"))
 
 
 def run_plainly(model: Path | bytes, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -10,12 +10,17 @@ from typing import Any
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.process import Worker, WorkerFailure
 from edgessl.compiler.rewrites import SEQUENCE, RewriteRemark, load_rewrite
-from edgessl.compiler.rewrites.parity import TOLERANCE, largest_difference, run_original
+from edgessl.compiler.rewrites.parity import (
+    TOLERANCE,
+    largest_difference,
+    run_original,
+    runtime_errors,
+)
 from edgessl.compiler.rewrites.topology import infer_shapes, name_nodes, opset_of
 from edgessl.compiler.samples import Samples
 from edgessl.optional import require
 
-__all__ = ["apply_rewrite", "rewrite_graph", "rewrite_in_workers", "simplify_graph"]
+__all__ = ["apply_rewrite", "rewrite_graph", "rewrite_in_workers"]
 
 Step = Callable[[str, GraphInfo, Path], tuple[GraphInfo, RewriteRemark]]
 
@@ -130,7 +135,7 @@ def apply_rewrite(
         onnx.save(changed, out)
         try:
             run_original(original, samples)
-        except Exception as error:  # whatever onnxruntime has against the graph or the samples
+        except runtime_errors() as error:
             out.unlink()
             reason = f"the original does not run on the samples: {_line(error)}"
             return graph, remark("unverified", reason=reason)
@@ -143,23 +148,6 @@ def apply_rewrite(
         return graph, remark("broke", reason=f"outputs differ by {worst:.2g}")
     kept = graph.model_copy(update={"path": str(out), "opset": opset_of(changed)})
     return kept, remark("applied", len(changed.graph.node))
-
-
-def simplify_graph(info: GraphInfo, out: Path, samples: Samples) -> tuple[bool, str]:
-    """Simplify with onnxslim alone; keep the result only if it computes the same.
-
-    Returns:
-        Whether ``out`` was written, and a remark: node counts, or why the graph stays as it is.
-    """
-    _, remark = apply_rewrite("onnxslim", info, Path(info.path), out, samples.folder)
-    before, after = remark.nodes_before, remark.nodes_after
-    if remark.outcome == "applied":
-        return True, f"simplified from {before} to {after} nodes"
-    if remark.outcome == "unchanged":
-        return False, f"kept as it is: {before} nodes, nothing to simplify"
-    if remark.outcome == "broke":
-        return False, f"kept as it is: after onnxslim {remark.reason}"
-    return False, f"kept as it is: onnxslim fails ({remark.reason})"
 
 
 def _sequence(

@@ -215,6 +215,7 @@ def _save_cache(config: Any, cache: Any, place: Path, progress: Progress) -> Non
 def _monitor(trt: Any, progress: Progress) -> Any:
     """TensorRT's phases as progress; answers False, which ends the build, once cancelled."""
 
+    # TensorRT is no dependency, so mypy takes its classes for Any.
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         """Called from the thread that builds."""
 

@@ -17,6 +17,7 @@ def collecting_logger(trt: Any) -> Any:
     TensorRT holds on to it, and calls it from its own threads.
     """
 
+    # TensorRT is no dependency, so mypy takes its classes for Any.
     class Collecting(trt.ILogger):  # type: ignore[misc]
         """Keeps what matters."""
 
