@@ -10,7 +10,7 @@ JOBS ?= 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint format types unit bench clean
+.PHONY: help system install demo test lint format types unit bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -21,6 +21,12 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# The page of a benchmark is opened in a browser, and a benchmark is run over SSH: without these
+# packages such tests are skipped.
+system: ## Install Debian's chromium and openssh-server for the tests that need them (as root)
+	apt-get update -qq
+	apt-get install -qq -y --no-install-recommends chromium chromium-driver openssh-server
 
 demo: $(STAMP) ## From digits to a verified INT8 bundle, on this CPU
 	$(BIN)/edgessl demo

@@ -1,11 +1,13 @@
 """Write files so that a good one is never replaced by half of another; hash them.
 
-Every output goes to a temporary name beside its place, is flushed to the disk and then renamed.
+Every output goes to a temporary name beside its place, is flushed to the disk and then renamed;
+what is appended to a file goes there at once or not at all.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +21,7 @@ from typing import Any
 from edgessl.errors import OutputError
 
 __all__ = [
+    "append_text",
     "atomic_directory",
     "atomic_path",
     "cache_directory",
@@ -118,6 +121,34 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append UTF-8 text to a file, on a new line, and flush it to the disk.
+
+    Others who append in this way wait meanwhile. Of a text that does not fit on the disk nothing
+    stays.
+
+    Raises:
+        OutputError: The file cannot be written or the disk is full.
+    """
+    path = Path(path)
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab+", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(-1, os.SEEK_END)
+            data = (b"\n" if size and file.read(1) != b"\n" else b"") + text.encode()
+            try:
+                written = file.write(data)
+                while written < len(data):  # a disk that gets full takes a part first
+                    written += file.write(data[written:])
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -20,6 +20,7 @@ class ProgressEvent:
         metrics: Figures to show beside the bar (loss, samples/s).
         message: A remark for the log; the bar does not move when it is set.
         warning: True if the remark is a warning.
+        table: What is known so far, to show while it goes on: the header, then rows.
     """
 
     stage: str
@@ -29,6 +30,7 @@ class ProgressEvent:
     metrics: Mapping[str, float] = field(default_factory=dict)
     message: str | None = None
     warning: bool = False
+    table: tuple[tuple[str, ...], ...] = ()
 
 
 Progress = Callable[[ProgressEvent], None]

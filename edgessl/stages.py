@@ -17,7 +17,7 @@ import pydantic
 from edgessl.config import build_options, split_overrides
 from edgessl.errors import UsageError, nearest
 from edgessl.files import write_json
-from edgessl.progress import Progress
+from edgessl.progress import Progress, ProgressEvent
 from edgessl.registry import Registry
 
 __all__ = ["VERBS", "Artifact", "Input", "StageCall", "Verb"]
@@ -354,13 +354,16 @@ class Benchmark(Verb):
 
     def run(self, call: StageCall) -> None:
         from edgessl.benchmarking import BenchmarkOptions, benchmark
+        from edgessl.benchmarking.tables import verdict_line
 
         result = benchmark(
             call.inputs["bundles"],
             against=call.inputs.get("against", ()),
             options=build_options(BenchmarkOptions, call.settings, where="benchmark"),
             progress=call.progress,
-        )
+        ).result
+        if result.verdict not in (None, "PASS"):
+            call.progress(ProgressEvent("benchmark", message=verdict_line(result), warning=True))
         write_json(call.out, result.model_dump(mode="json"))
 
 

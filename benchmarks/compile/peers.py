@@ -31,7 +31,7 @@ import onnx
 from model_names import MODELS
 from numpy.typing import NDArray
 
-from edgessl.benchmarking import ArmSpec, BenchmarkOptions, measure
+from edgessl.benchmarking import ArmSpec, BenchmarkOptions, GateOptions, measure
 from edgessl.benchmarking.environment import fingerprint
 from edgessl.compiler import compile_model
 from edgessl.compiler.calibration import split_indices
@@ -45,7 +45,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "compile_peers.json"
 PAGE = Path(__file__).parents[2] / "docs" / "compile-peers.md"
 PACKAGES = ("onnxruntime", "openvino", "nncf", "torch", "timm", "numpy")
 SAMPLES, HELD_OUT, SEED = 180, 120, 0
-ROUNDS = 12
+BLOCKS = 5
 GATE = Gate.of(0.98, neighbour_agreement=0.7)
 Floats = NDArray[np.float32]
 
@@ -104,7 +104,7 @@ def _row(name: str, model: Path, images: Floats, threads: int, folder: Path) -> 
     specs = [
         ArmSpec(
             name="edgessl",
-            factory="edgessl.benchmarking.arm:bundle_arm",
+            factory="edgessl.benchmarking.arms:bundle_arm",
             arguments={"path": str(bundle)},
             threads=threads,
         ),
@@ -116,11 +116,13 @@ def _row(name: str, model: Path, images: Floats, threads: int, folder: Path) -> 
             threads=threads,
         ),
     ]
-    result = measure(specs[:1], against=specs[1:], options=BenchmarkOptions(rounds=ROUNDS))
+    options = BenchmarkOptions(blocks=BLOCKS, cold_starts=1, gate=GateOptions(metrics=()))
+    result = measure(specs[:1], against=specs[1:], options=options).result
     verdicts = {k: _judge(outputs["onnxruntime fp32"], v, folder / k) for k, v in outputs.items()}
     ratios = {
-        c.against: {"ratio": c.ratio, "low": c.ratio_low, "high": c.ratio_high}
+        c.against: {"ratio": p50.ratio, "low": p50.ratio_low, "high": p50.ratio_high}
         for c in result.comparisons
+        for p50 in [c.metric("p50")]
     }
     passing = [p for p in ratios if p not in verdicts or verdicts[p]["objection"] is None]
     best = max(passing, key=lambda p: ratios[p]["ratio"])
@@ -195,7 +197,7 @@ def _spec(name: str, file: Path, threads: int) -> ArmSpec:
     if name.startswith("openvino"):
         factory, extra = "peer_arms:openvino_arm", {}
     else:
-        factory, extra = "edgessl.benchmarking.arm:model_arm", {"engine": "onnxruntime"}
+        factory, extra = "edgessl.benchmarking.arms:model_arm", {"engine": "onnxruntime"}
     arguments = {"path": str(file), **extra}
     return ArmSpec(name=name, factory=factory, arguments=arguments, threads=threads)
 
@@ -227,7 +229,7 @@ def _result(rows: dict[str, Any], images: Floats) -> dict[str, Any]:
         "calibration_samples": SAMPLES,
         "held_out_samples": HELD_OUT,
         "image_size": int(images.shape[-1]),
-        "rounds": ROUNDS,
+        "blocks_per_restart": BLOCKS,
         "gate": GATE.model_dump(mode="json"),
         "rows": rows,
     }

@@ -55,6 +55,7 @@ OWNERS = {
 CALLBACKS = {
     "IProgressMonitor": ("phase_start", "step_complete", "phase_finish"),
     "ILogger": ("log",),
+    "IProfiler": ("report_layer_time",),
 }
 STUBS = """
 void *createInferBuilder_INTERNAL(void) { return 0; }
@@ -80,12 +81,15 @@ def exists(name):
     return True
 
 from edgessl.progress import silent
-from edgessl.runtime.tensorrt import build, logger, versions
+from edgessl.runtime.tensorrt import build, logger, profiler, versions
 
 # edgessl's own subclasses and questions, on the real bindings.
 collecting = logger.collecting_logger(trt)
 collecting.log(trt.ILogger.ERROR, "an error")
 assert collecting.errors() == "an error"
+times = profiler.collecting_profiler(trt)
+times.report_layer_time("conv1", 0.5)
+assert times.take() == [("conv1", 0.5)]
 monitor = build._monitor(trt, silent)
 monitor.phase_start("phase", None, 2)
 assert monitor.step_complete("phase", 0)

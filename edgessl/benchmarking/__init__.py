@@ -1,7 +1,8 @@
 """Measure latency so that the figures can be trusted."""
 
 from edgessl.benchmarking.arm import Arm, ArmFacts, ArmSpec
-from edgessl.benchmarking.benchmark import BenchmarkOptions, benchmark, measure
+from edgessl.benchmarking.benchmark import Measurement, benchmark, measure
+from edgessl.benchmarking.options import BenchmarkOptions, GateOptions, ScenarioOptions
 from edgessl.benchmarking.result import ArmResult, BenchmarkResult, Comparison
 
 __all__ = [
@@ -12,6 +13,9 @@ __all__ = [
     "BenchmarkOptions",
     "BenchmarkResult",
     "Comparison",
+    "GateOptions",
+    "Measurement",
+    "ScenarioOptions",
     "benchmark",
     "measure",
 ]

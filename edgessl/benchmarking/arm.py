@@ -1,25 +1,20 @@
-"""One thing whose speed is measured, and the arms for bundles and ONNX files."""
+"""One thing whose speed is measured: how a worker makes it, and what it must be able to do."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
-import numpy as np
 from pydantic import Field
 
-from edgessl.bundle.archive import open_bundle
+from edgessl.benchmarking.result import OperatorTime, Phases, Workload
 from edgessl.bundle.manifest import OptionValue, TensorSpec
 from edgessl.config import Options
 from edgessl.errors import UsageError
-from edgessl.runtime.canaries import canary_inputs
-from edgessl.runtime.model import open_engine
-from edgessl.runtime.session import ENGINES, Array, Session, open_session
-from edgessl.runtime.threads import resolve_threads
+from edgessl.runtime.session import Array
 
-__all__ = ["Arm", "ArmFacts", "ArmSpec", "bundle_arm", "make_arm", "model_arm", "synthetic_samples"]
+__all__ = ["Arm", "ArmFacts", "ArmSpec", "TellsOperators", "TellsPhases", "make_arm"]
 
 
 class ArmSpec(Options):
@@ -31,32 +26,49 @@ class ArmSpec(Options):
         arguments: JSON values.
         threads: Threads that the arm may use; the worker sets ``OMP_NUM_THREADS`` and the like
             before anything is imported.
+        workload: What one run has to compute, where the caller knows and the arm does not.
     """
 
     name: str
     factory: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     arguments: dict[str, OptionValue] = Field(default_factory=dict)
     threads: int = Field(ge=1, le=1024)
+    workload: Workload | None = None
 
 
 class ArmFacts(Options):
     """What an arm says about itself once it is loaded.
 
     Attributes:
+        provider: Execution provider, plugin or device within the engine.
         inputs: What one run takes; the first axis holds the samples.
         versions: Package → version of what computes.
-        size_bytes: Size of the artifact; None if there is no file.
+        options: Engine options, as set.
+        file: Path of the artifact; None if there is none.
+        size_bytes: Size of the artifact with all its parts; None if there is no file.
+        target: Target that it was compiled for.
+        fidelity: Mean cosine to the float model; None if nobody measured it.
+        workload: What one run has to compute; None if nobody counted.
     """
 
     engine: str
+    provider: str = "CPU"
     precision: str
     inputs: tuple[TensorSpec, ...]
     versions: dict[str, str] = Field(default_factory=dict)
+    options: dict[str, OptionValue] = Field(default_factory=dict)
+    file: str | None = None
     size_bytes: int | None = None
+    target: str | None = None
+    fidelity: float | None = None
+    workload: Workload | None = None
 
 
 class Arm(Protocol):
-    """What a factory returns. All calls come from one thread of the worker process."""
+    """What a factory returns. All calls come from one thread of the worker process.
+
+    The factory imports what computes, and opens nothing: importing and loading are timed apart.
+    """
 
     def load(self) -> ArmFacts:
         """Make it ready to run; the time this takes is reported as load time."""
@@ -75,6 +87,28 @@ class Arm(Protocol):
         ...
 
 
+@runtime_checkable
+class TellsOperators(Protocol):
+    """An arm whose engine has a profiler."""
+
+    def operators(self, feeds: Mapping[str, Array], runs: int) -> tuple[OperatorTime, ...]:
+        """Median time of each operator, the slowest first.
+
+        Raises:
+            UnavailableError: The engine cannot tell, and why.
+        """
+        ...
+
+
+@runtime_checkable
+class TellsPhases(Protocol):
+    """An arm whose engine times transfers and computation apart."""
+
+    def phases(self, feeds: Mapping[str, Array]) -> Phases | None:
+        """Parts of one run; None if the engine cannot tell."""
+        ...
+
+
 def make_arm(spec: ArmSpec) -> Arm:
     """Import the factory and call it.
 
@@ -87,93 +121,3 @@ def make_arm(spec: ArmSpec) -> Arm:
     except (ImportError, AttributeError) as error:
         raise UsageError(f"{spec.name}: {spec.factory} cannot be imported ({error})") from error
     return cast(Arm, factory(threads=spec.threads, **spec.arguments))
-
-
-class _SessionArm:
-    """A session of the runtime; `Model` adds copies that the engine's time must not contain."""
-
-    _session: Session
-
-    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        return self._session.run(feeds)
-
-    def close(self) -> None:
-        self._session.close()
-
-
-class _BundleArm(_SessionArm):
-    def __init__(self, path: Path, threads: int) -> None:
-        self._path = path
-        self._threads = threads
-        self._samples: Mapping[str, Array] | None = None
-
-    def load(self) -> ArmFacts:
-        with open_bundle(self._path, verify=False) as bundle:
-            manifest = bundle.manifest
-            self._session = open_engine(bundle, threads=self._threads)
-            self._samples = canary_inputs(bundle)
-        return ArmFacts(
-            engine=manifest.engine.name,
-            precision=manifest.precision,
-            inputs=self._session.inputs,
-            versions={manifest.engine.name: ENGINES.get(manifest.engine.name).version()},
-            size_bytes=self._path.stat().st_size,
-        )
-
-    def samples(self) -> Mapping[str, Array] | None:
-        return self._samples
-
-
-class _ModelArm(_SessionArm):
-    def __init__(self, path: Path, engine: str, threads: int) -> None:
-        self._path = path
-        self._engine = engine
-        self._threads = threads
-
-    def load(self) -> ArmFacts:
-        self._session = open_session(self._engine, self._path, {"threads": self._threads})
-        weights = self._path.with_suffix(".bin") if self._path.suffix == ".xml" else None
-        return ArmFacts(
-            engine=self._engine,
-            precision="as in the file",
-            inputs=self._session.inputs,
-            versions={self._engine: ENGINES.get(self._engine).version()},
-            size_bytes=sum(p.stat().st_size for p in (self._path, weights) if p and p.exists()),
-        )
-
-    def samples(self) -> Mapping[str, Array] | None:
-        return None
-
-
-def bundle_arm(*, path: str, threads: int) -> Arm:
-    """A native bundle in its engine."""
-    return _BundleArm(Path(path), resolve_threads(threads))
-
-
-def model_arm(*, path: str, engine: str, threads: int) -> Arm:
-    """A model file (``.onnx``, ``.xml``) in a named engine, float32 unless it is quantized."""
-    return _ModelArm(Path(path), engine, resolve_threads(threads))
-
-
-def synthetic_samples(inputs: tuple[TensorSpec, ...], *, seed: int, count: int) -> dict[str, Array]:
-    """Seeded standard-normal floats, small integers; every free dimension is 1.
-
-    Returns:
-        One array per input: ``count`` samples if the first axis is free or 1, else as declared.
-    """
-    rng = np.random.default_rng(seed)
-    result: dict[str, Array] = {}
-    for spec in inputs:
-        shape = [d if isinstance(d, int) else 1 for d in spec.shape]
-        if shape and shape[0] == 1:
-            shape[0] = count
-        result[spec.name] = _fill(rng, np.dtype(spec.dtype), shape)
-    return result
-
-
-def _fill(rng: np.random.Generator, dtype: np.dtype[Any], shape: list[int]) -> Array:
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    if dtype.kind == "u" and dtype.itemsize == 1:
-        return rng.integers(0, 256, shape).astype(dtype)
-    return rng.integers(0, 2, shape).astype(dtype)

@@ -1,61 +1,70 @@
-"""Measure arms side by side: own processes, blocks in turns, paired ratios."""
+"""Measure arms side by side and judge the differences."""
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from pydantic import Field
-
-from edgessl.benchmarking.arm import ArmFacts, ArmSpec
-from edgessl.benchmarking.environment import fingerprint
-from edgessl.benchmarking.process import WorkerProcess
+from edgessl import __version__
+from edgessl.benchmarking.arm import ArmSpec
+from edgessl.benchmarking.arms import CONTROL
+from edgessl.benchmarking.conditions import Watch, problems_of_run, wait_until_cool
+from edgessl.benchmarking.environment import StealMeter, env_hash, fingerprint
+from edgessl.benchmarking.gate import Judgement, control_problems, decided, judge, overall
+from edgessl.benchmarking.mlperf import LoadgenSummary
+from edgessl.benchmarking.options import BenchmarkOptions, GateOptions, ScenarioOptions
+from edgessl.benchmarking.passes import Passes, harness_overhead_us, loadgen_logs
+from edgessl.benchmarking.protocol import Bench, Turns
+from edgessl.benchmarking.recording import Recording, save_recording
 from edgessl.benchmarking.result import (
-    ArmResult,
     BenchmarkResult,
     Comparison,
-    InputSource,
+    Harness,
     ProtocolFacts,
+    Verdict,
+    Workload,
 )
-from edgessl.benchmarking.statistics import balanced_orders, paired_ratio
+from edgessl.benchmarking.summary import arm_result, least_cosine, remarks
 from edgessl.bundle.archive import open_bundle
-from edgessl.bundle.arrays import load_arrays
 from edgessl.bundle.manifest import OptionValue
-from edgessl.config import Options
 from edgessl.errors import UsageError
+from edgessl.files import sha256_file, write_json
 from edgessl.optional import is_available
-from edgessl.progress import Progress, ProgressEvent, silent
-from edgessl.runtime.canaries import output_cosines
-from edgessl.runtime.session import Array
+from edgessl.progress import Progress, silent
 from edgessl.runtime.threads import resolve_threads
 
-__all__ = ["BenchmarkOptions", "benchmark", "measure", "specs_for"]
+__all__ = ["Measurement", "benchmark", "measure", "mlperf_logs", "specs_for"]
 
 _MODEL_ENGINES = ("onnxruntime", "openvino")
-_CONFIDENCE = 0.95
+_LARGEST_DROPPED_SHARE = 0.25
+
+WorkloadOf = Callable[[Path], Workload | None]
 
 
-class BenchmarkOptions(Options):
-    """How to measure.
+@dataclass(frozen=True)
+class Measurement:
+    """What was found, and every timed query behind it."""
 
-    Attributes:
-        threads: Threads of every arm; None leaves a bundle its own setting and gives a model
-            file all physical cores.
-        rounds: Blocks of each arm. More rounds narrow the intervals.
-        block_seconds: Length of one block.
-        seed: Of the order of blocks and of synthetic inputs.
-    """
+    result: BenchmarkResult
+    recording: Recording
 
-    threads: int | None = Field(default=None, ge=0, le=1024)
-    rounds: int = Field(default=12, ge=1, le=10_000)
-    block_seconds: float = Field(default=0.25, gt=0, le=600)
-    seed: int = 0
+    def write(self, path: str | Path) -> BenchmarkResult:
+        """Write the result as JSON and the queries as ``<stem>.samples.json.gz`` beside it.
+
+        Returns:
+            The result with the name and hash of the samples.
+
+        Raises:
+            OutputError: The folder cannot be written or the disk is full.
+        """
+        path = Path(path)
+        samples = save_recording(self.recording, path.with_name(f"{path.stem}.samples.json.gz"))
+        result = self.result.model_copy(update={"samples": samples})
+        write_json(path, result.model_dump(mode="json"))
+        return result
 
 
 def benchmark(
@@ -63,8 +72,9 @@ def benchmark(
     *,
     against: Sequence[str | Path] = (),
     options: BenchmarkOptions | None = None,
+    workload_of: WorkloadOf | None = None,
     progress: Progress = silent,
-) -> BenchmarkResult:
+) -> Measurement:
     """Measure bundles and model files.
 
     Args:
@@ -72,6 +82,7 @@ def benchmark(
             directories, which run in PyTorch.
         against: The same kinds; every arm of ``paths`` is compared with each of these.
         options: How to measure.
+        workload_of: Counts the operations of an ``.onnx`` file; bundles bring their count.
         progress: Told after each block.
 
     Raises:
@@ -79,12 +90,51 @@ def benchmark(
         UsageError: No path, or a file of another kind.
     """
     options = options or BenchmarkOptions()
-    first = [spec for path in paths for spec in specs_for(path, options.threads)]
-    second = [spec for path in against for spec in specs_for(path, options.threads)]
+    first, second = (
+        [spec for path in side for spec in specs_for(path, options.threads, workload_of)]
+        for side in (paths, against)
+    )
     return measure(first, against=second, options=options, progress=progress)
 
 
-def specs_for(path: str | Path, threads: int | None) -> list[ArmSpec]:
+def mlperf_logs(
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    options: BenchmarkOptions | None = None,
+    seconds: float = 10.0,
+    progress: Progress = silent,
+) -> dict[str, LoadgenSummary]:
+    """Have MLPerf's load generator query every arm, and keep its logs.
+
+    Args:
+        paths: As `benchmark` takes them.
+        out: Each arm's logs go into a folder of the arm's name in here.
+        options: Threads, affinity, and the scenario: ``SingleStream`` or ``Offline``.
+        seconds: Least duration that the load generator is told.
+        progress: Told after each arm.
+
+    Returns:
+        Arm → what the logs say.
+
+    Raises:
+        UsageError: A scenario that the load generator is not asked for.
+        UnavailableError: ``mlcommons-loadgen`` is not installed.
+    """
+    options = options or BenchmarkOptions()
+    if options.scenario not in ("SingleStream", "Offline"):
+        raise UsageError(
+            f"MLPerf logs are written for SingleStream and Offline, not for {options.scenario}"
+        )
+    specs = _distinct([spec for path in paths for spec in specs_for(path, options.threads)])
+    with tempfile.TemporaryDirectory(prefix="edgessl-", ignore_cleanup_errors=True) as scratch:
+        bench = Bench(specs, options, Path(scratch))
+        return loadgen_logs(bench, Path(out).absolute(), seconds=seconds, progress=progress)
+
+
+def specs_for(
+    path: str | Path, threads: int | None, workload_of: WorkloadOf | None = None
+) -> list[ArmSpec]:
     """The arms of one file."""
     path = Path(path)
     arguments: dict[str, OptionValue] = {"path": str(path)}
@@ -92,16 +142,18 @@ def specs_for(path: str | Path, threads: int | None) -> list[ArmSpec]:
         with open_bundle(path, verify=False) as bundle:
             own = bundle.manifest.engine.options.get("threads", 0)
         count = resolve_threads(int(own) if threads is None else threads)
-        factory = "edgessl.benchmarking.arm:bundle_arm"
+        factory = "edgessl.benchmarking.arms:bundle_arm"
         return [ArmSpec(name=path.name, factory=factory, arguments=arguments, threads=count)]
     if path.suffix in (".onnx", ".xml"):
         engines = [e for e in _MODEL_ENGINES if path.suffix == ".onnx" or e == "openvino"]
+        counted = workload_of(path) if workload_of and path.suffix == ".onnx" else None
         return [
             ArmSpec(
                 name=f"{path.name} {engine}",
-                factory="edgessl.benchmarking.arm:model_arm",
+                factory="edgessl.benchmarking.arms:model_arm",
                 arguments={**arguments, "engine": engine},
                 threads=resolve_threads(threads or 0),
+                workload=counted,
             )
             for engine in engines
             if is_available(engine)
@@ -126,189 +178,132 @@ def measure(
     against: Sequence[ArmSpec] = (),
     options: BenchmarkOptions | None = None,
     progress: Progress = silent,
-) -> BenchmarkResult:
+) -> Measurement:
     """Measure any arms; the factories of `ArmSpec` may live in other packages.
 
-    Each arm runs in a process of its own. All see the inputs of the first arm that has real
-    ones, where they fit. After a warm-up, each round gives every arm one block of runs, in a
-    random order that puts every arm equally often at every place.
+    Each restart runs every arm in a fresh process. All see the inputs of the first arm that has
+    real ones, where they fit. After a warm-up, each round gives every arm one block of queries, in
+    a random order that puts every arm equally often at every place. With a base to compare with,
+    the data is judged after each look, and measuring stops as soon as all is decided.
+
+    Args:
+        arms: What is measured.
+        against: Bases; every arm is compared with each of them.
+        options: How to measure.
+        progress: Told after each block.
 
     Raises:
-        UsageError: No arm, or two arms of one name.
+        UsageError: No arm, or CPUs that are not here.
+        UnavailableError: A worker process ended, or the machine throttled all the time.
     """
     options = options or BenchmarkOptions()
     specs = _distinct([*arms, *against])
-    environment = fingerprint()
+    if options.start_temperature_c is not None:
+        wait_until_cool(options.start_temperature_c, progress=progress)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgessl-")))
-        workers = [
-            stack.enter_context(WorkerProcess(spec, seed=options.seed, folder=folder))
-            for spec in specs
+    before, steal = fingerprint(), StealMeter()
+    pairs = [(a.name, b.name) for b in specs[len(arms) :] for a in specs[: len(arms)]]
+    with (
+        tempfile.TemporaryDirectory(prefix="edgessl-", ignore_cleanup_errors=True) as scratch,
+        Watch(cpus=options.affinity) as watch,
+    ):
+        bench = Bench(specs, options, Path(scratch))
+        turns = Turns(bench, watch, progress)
+        _take_turns(turns, pairs, options)
+        for _ in range(options.cold_starts - len(turns.control_ms)):
+            turns.cold_start()
+        null_p50_us, null_p90_us = harness_overhead_us(bench, turns.logs[0].facts)
+        passes = Passes(bench, progress)
+        results = [
+            arm_result(log, passes.extras(index, log)) for index, log in enumerate(turns.logs)
         ]
-        loaded = [worker.call("load") for worker in workers]
-        sources, common = _share_inputs(workers, loaded, folder / "inputs.npz")
-        warm = [worker.call("warm_up") for worker in workers]
-        blocks = _run_blocks(workers, options, progress)
-        finals: list[dict[str, Any]] = []
-        outputs: list[dict[str, Array]] = []
-        for index, worker in enumerate(workers):
-            place = folder / f"outputs-{index}.npz"
-            finals.append(worker.call("outputs", path=str(place)))
-            outputs.append(load_arrays(place.read_bytes(), where=worker.spec.name))
-            worker.call("close")
-    results = [
-        _arm_result(*facts)
-        for facts in zip(specs, loaded, sources, warm, blocks, finals, strict=True)
-    ]
-    return BenchmarkResult(
+        inputs_sha256 = sha256_file(bench.inputs)
+    environment = before.model_copy(update={"steal_percent": steal.percent()})
+    control_ratio, problems = control_problems(turns.control_ms, options.gate)
+    problems += problems_of_run(before, fingerprint())
+    problems += _dropped_too_many(turns)
+    comparisons = _comparisons(turns, pairs, options.gate, invalid=bool(problems))
+    result = BenchmarkResult(
+        edgessl_version=__version__,
         created_utc=created,
         environment=environment,
+        env_hash=env_hash(environment),
         protocol=ProtocolFacts(
-            rounds=options.rounds, block_seconds=options.block_seconds, seed=options.seed
+            scenario=ScenarioOptions.model_validate(
+                options.model_dump(include=set(ScenarioOptions.model_fields))
+            ),
+            seed=options.seed,
+            restarts=len(turns.control_ms),
+            blocks=options.blocks,
+            block_seconds=options.block_seconds,
+            orders=tuple(turns.orders),
+            affinity=options.affinity,
+            inputs_sha256=inputs_sha256,
+            gate=options.gate,
+            dropped=tuple(turns.dropped),
+        ),
+        harness=Harness(
+            null_p50_us=null_p50_us,
+            null_p90_us=null_p90_us,
+            control=CONTROL,
+            control_p50_ms=tuple(turns.control_ms),
+            control_ratio=control_ratio,
+            problems=tuple(problems),
         ),
         arms=tuple(results),
-        comparisons=tuple(
-            _comparisons(
-                results,
-                [o if c else None for o, c in zip(outputs, common, strict=True)],
-                len(against),
-            )
-        ),
-        remarks=tuple(_remarks(results)),
+        comparisons=comparisons,
+        verdict=overall(c.verdict for c in comparisons),
+        remarks=tuple(remarks(results)),
     )
+    return Measurement(result, turns.recording)
+
+
+def _take_turns(turns: Turns, pairs: Sequence[tuple[str, str]], options: BenchmarkOptions) -> None:
+    """Restart until the gate has decided; without one, as often as asked for."""
+    gate = options.gate
+    looks = gate.looks if pairs and gate.metrics else (options.restarts,)
+    for look in looks:
+        while len(turns.control_ms) < look:
+            turns.restart(planned=look)
+        if look != looks[-1] and decided(judge(turns.recording, pairs, gate)):
+            return
+
+
+def _comparisons(
+    turns: Turns, pairs: Sequence[tuple[str, str]], gate: GateOptions, *, invalid: bool
+) -> tuple[Comparison, ...]:
+    logs = {log.spec.name: log for log in turns.logs}
+
+    def comparison(found: Judgement) -> Comparison:
+        arm, base = logs[found.arm], logs[found.against]
+        gated = found.verdict is not None
+        verdict: Verdict | None = "INVALID" if invalid and gated else found.verdict
+        return Comparison(
+            arm=found.arm,
+            against=found.against,
+            metrics=found.metrics,
+            confidence=found.confidence,
+            min_cosine=least_cosine(arm, base),
+            verdict=verdict,
+        )
+
+    return tuple(comparison(found) for found in judge(turns.recording, pairs, gate))
+
+
+def _dropped_too_many(turns: Turns) -> list[str]:
+    blocks = sum(len(r.blocks) for log in turns.logs for r in log.restarts)
+    if len(turns.dropped) <= _LARGEST_DROPPED_SHARE * blocks:
+        return []
+    return [f"{len(turns.dropped)} of {blocks} blocks were dropped, the first: {turns.dropped[0]}"]
 
 
 def _distinct(specs: Sequence[ArmSpec]) -> list[ArmSpec]:
     if not specs:
         raise UsageError("nothing to measure; name a bundle or a model")
     names = [spec.name for spec in specs]
-    if len(set(names)) == len(names):
-        return list(specs)
     return [
         spec.model_copy(update={"name": f"{spec.name} #{index + 1}"})
         if names.count(spec.name) > 1
         else spec
         for index, spec in enumerate(specs)
     ]
-
-
-def _share_inputs(
-    workers: Sequence[WorkerProcess], loaded: Sequence[dict[str, Any]], place: Path
-) -> tuple[list[InputSource], list[bool]]:
-    """Give every arm the inputs of the first that has real ones; else of the first arm.
-
-    Returns:
-        Where each arm's inputs come from, and whether they are the common ones.
-    """
-    giver = next((i for i, facts in enumerate(loaded) if facts["has_samples"]), 0)
-    workers[giver].call("write_samples", path=str(place))
-    sources: list[InputSource] = []
-    common: list[bool] = []
-    for index, (worker, facts) in enumerate(zip(workers, loaded, strict=True)):
-        taken = index != giver and worker.call("take_samples", path=str(place))["taken"]
-        own: InputSource = "canaries" if facts["has_samples"] else "synthetic"
-        sources.append("shared" if taken else own)
-        common.append(taken or index == giver)
-    return sources, common
-
-
-def _run_blocks(
-    workers: Sequence[WorkerProcess], options: BenchmarkOptions, progress: Progress
-) -> list[list[list[float]]]:
-    """Milliseconds per arm, round and run."""
-    times: list[list[list[float]]] = [[] for _ in workers]
-    total = options.rounds * len(workers)
-    orders = balanced_orders(len(workers), options.rounds, seed=options.seed)
-    for done, index in enumerate(orders.reshape(-1).tolist()):
-        answer = workers[index].call("block", seconds=options.block_seconds)
-        times[index].append(answer["times_ms"])
-        progress(ProgressEvent("benchmark", done + 1, total, unit="blocks"))
-    return times
-
-
-def _arm_result(
-    spec: ArmSpec,
-    loaded: dict[str, Any],
-    source: InputSource,
-    warm: dict[str, Any],
-    blocks: Sequence[Sequence[float]],
-    final: dict[str, Any],
-) -> ArmResult:
-    facts = ArmFacts.model_validate(loaded["facts"])
-    times = np.concatenate([np.asarray(block, np.float64) for block in blocks])
-    mean = float(times.mean())
-    return ArmResult(
-        name=spec.name,
-        engine=facts.engine,
-        precision=facts.precision,
-        versions=facts.versions,
-        threads=spec.threads,
-        size_bytes=facts.size_bytes,
-        samples_per_run=warm["samples_per_run"],
-        load_ms=loaded["load_ms"],
-        peak_memory_bytes=final["peak_memory_bytes"],
-        warm_up_runs=warm["runs"],
-        warm_up_s=warm["seconds"],
-        no_steady_state=not warm["settled"],
-        runs=len(times),
-        latency_p50_ms=float(np.quantile(times, 0.5)),
-        latency_p90_ms=float(np.quantile(times, 0.9)),
-        latency_min_ms=float(times.min()),
-        latency_mean_ms=mean,
-        throughput_per_s=1e3 * warm["samples_per_run"] / mean,
-        block_p50_ms=tuple(float(np.median(block)) for block in blocks),
-        input=source,
-        outputs_finite=final["finite"],
-    )
-
-
-def _comparisons(
-    results: Sequence[ArmResult], outputs: Sequence[dict[str, Array] | None], bases: int
-) -> list[Comparison]:
-    """Each arm against each of the last ``bases`` arms; outputs are None off the common inputs."""
-    first_base = len(results) - bases
-    pairs = [(a, b) for b in range(first_base, len(results)) for a in range(first_base)]
-    return [_comparison(results[a], results[b], outputs[a], outputs[b]) for a, b in pairs]
-
-
-def _comparison(
-    arm: ArmResult,
-    base: ArmResult,
-    outputs: dict[str, Array] | None,
-    base_outputs: dict[str, Array] | None,
-) -> Comparison:
-    ratio, low, high = paired_ratio(arm.block_p50_ms, base.block_p50_ms, confidence=_CONFIDENCE)
-    return Comparison(
-        arm=arm.name,
-        against=base.name,
-        ratio=ratio,
-        ratio_low=low,
-        ratio_high=high if math.isfinite(high) else None,
-        confidence=_CONFIDENCE,
-        rounds=len(arm.block_p50_ms),
-        min_cosine=_least_cosine(outputs, base_outputs),
-    )
-
-
-def _least_cosine(a: dict[str, Array] | None, b: dict[str, Array] | None) -> float | None:
-    """Over the first outputs; other engines may call them differently."""
-    if not a or not b:
-        return None
-    x, y = next(iter(a.values())), next(iter(b.values()))
-    if x.shape != y.shape or x.ndim == 0 or not (np.isfinite(x).all() and np.isfinite(y).all()):
-        return None
-    return float(output_cosines(x, y).min(initial=1.0))
-
-
-def _remarks(results: Sequence[ArmResult]) -> list[str]:
-    remarks = [
-        f"{r.name}: medians had not settled after {r.warm_up_s:.1f} s of warm-up; "
-        "something else is running here"
-        for r in results
-        if r.no_steady_state
-    ]
-    remarks += [f"{r.name}: outputs hold NaN or infinity" for r in results if not r.outputs_finite]
-    if len({r.threads for r in results}) > 1:
-        remarks.append("arms use different numbers of threads")
-    return remarks

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ from edgessl.benchmarking.arm import ArmSpec
 from edgessl.closing import Closing
 from edgessl.errors import EdgeSSLError, UnavailableError
 
-__all__ = ["WorkerProcess"]
+__all__ = ["STARTED_VARIABLE", "WorkerProcess"]
+
+STARTED_VARIABLE = "EDGESSL_STARTED_NS"
+"""Monotonic clock of the parent when it started the process; all processes share that clock."""
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -34,14 +39,21 @@ class WorkerProcess(Closing):
         spec: The arm.
         seed: Of synthetic inputs.
         folder: Where the process puts its temporary files; the caller removes it.
+        affinity: CPUs that it is bound to; empty leaves it to the system.
+
+    Attributes:
+        import_ms: From the start of the process until what computes is imported.
     """
 
-    def __init__(self, spec: ArmSpec, *, seed: int, folder: Path) -> None:
+    def __init__(
+        self, spec: ArmSpec, *, seed: int, folder: Path, affinity: Sequence[int] = ()
+    ) -> None:
         self.spec = spec
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         threads = {name: str(spec.threads) for name in _THREAD_VARIABLES}
         # What a killed worker leaves goes with the caller's temporary folder.
         environment = {**os.environ, **threads, "TMPDIR": str(folder)}
+        environment[STARTED_VARIABLE] = str(time.monotonic_ns())
         self._process = subprocess.Popen(
             [sys.executable, "-m", "edgessl.benchmarking.worker"],
             stdin=subprocess.PIPE,
@@ -52,10 +64,18 @@ class WorkerProcess(Closing):
             encoding="utf-8",
         )
         try:
-            self.call("start", spec=spec.model_dump(mode="json"), seed=seed)
+            answer = self.call(
+                "start", spec=spec.model_dump(mode="json"), seed=seed, affinity=list(affinity)
+            )
         except BaseException:
             self.close()
             raise
+        self.import_ms: float = answer["import_ms"]
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
 
     def call(self, command: str, **arguments: Any) -> dict[str, Any]:
         """Send one command and wait for its answer.

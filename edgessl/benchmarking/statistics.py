@@ -1,47 +1,54 @@
-"""Percentiles of latencies and confidence intervals of paired ratios."""
+"""Confidence limits of ratios, and fair orders of turns."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Interval", "balanced_orders", "paired_ratio", "student_t_quantile"]
+__all__ = ["Interval", "balanced_orders", "student_t_quantile", "trimmed_t_interval"]
 
 
 class Interval(NamedTuple):
-    """An estimate and its confidence limits."""
+    """Means and their confidence limits."""
 
-    estimate: float
-    low: float
-    high: float
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
 
-def paired_ratio(
-    numerator: Sequence[float], denominator: Sequence[float], *, confidence: float = 0.95
+def trimmed_t_interval(
+    values: NDArray[np.float64], *, confidence: float, trimmed: int = 0
 ) -> Interval:
-    """Geometric mean of the ratios of paired blocks, with Student's t interval of its logarithm.
+    """Student's t interval of a trimmed mean, along the last axis.
 
-    Blocks of one round lie close together in time, so that slow drift of the machine cancels.
+    mean ± t((1 + confidence) / 2, h − 1) · √(S / (h (h − 1))): the mean is of the h = n − 2·trimmed
+    values in the middle, S the sum of squared deviations from their own mean after each trimmed
+    value has taken that of its nearest neighbour left. Without trimming it is the usual t interval.
+
+    Source: J. W. Tukey and D. H. McLaughlin, Less vulnerable confidence and significance procedures
+    for location based on a single sample, Sankhyā A 25 (1963), 331-352.
 
     Args:
-        numerator: One figure per round, positive.
-        denominator: The other arm's figures of the same rounds, positive.
-        confidence: Two-sided coverage.
+        values: ``(..., n)`` float64, symmetric about what is estimated.
+        confidence: Of both limits together, in (0, 1).
+        trimmed: Values left out at each end, fewer than half.
 
     Returns:
-        The ratio; with a single round the limits are 0 and infinity.
+        ``(...)`` float64 each; with h = 1 the limits are infinite.
     """
-    logs = np.log(np.asarray(numerator, np.float64)) - np.log(np.asarray(denominator, np.float64))
-    mean = float(logs.mean())
-    if len(logs) < 2:
-        return Interval(math.exp(mean), 0.0, math.inf)
-    error = float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    reach = student_t_quantile((1 + confidence) / 2, len(logs) - 1) * error
-    return Interval(math.exp(mean), math.exp(mean - reach), math.exp(mean + reach))
+    count = values.shape[-1]
+    kept = count - 2 * trimmed
+    ordered = np.sort(values, axis=-1)
+    mean = ordered[..., trimmed : count - trimmed].mean(axis=-1)
+    if kept < 2:
+        return Interval(mean, np.full_like(mean, -np.inf), np.full_like(mean, np.inf))
+    lowest, highest = ordered[..., trimmed, None], ordered[..., count - trimmed - 1, None]
+    variance = np.clip(ordered, lowest, highest).var(axis=-1) * count / (kept * (kept - 1))
+    reach = student_t_quantile((1 + confidence) / 2, kept - 1) * np.sqrt(variance)
+    return Interval(mean, mean - reach, mean + reach)
 
 
 def student_t_quantile(probability: float, degrees: int) -> float:

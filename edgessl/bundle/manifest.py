@@ -27,6 +27,7 @@ __all__ = [
     "StandIn",
     "TensorSpec",
     "Variant",
+    "Workload",
     "parse_manifest",
 ]
 
@@ -37,6 +38,11 @@ MemberPath = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
 ]
 OptionValue = bool | int | float | str
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+# Bits of a weight; integers beside floating point ("a16w8") are named for both.
+_WEIGHT_BITS = {"bf16": 16, "fp16": 16, "int8": 8, "a16w8": 8, "w8": 8, "w4": 4}
+_FLOAT32_BITS = 32
 
 
 class TensorSpec(Options):
@@ -45,6 +51,29 @@ class TensorSpec(Options):
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+
+
+class Workload(Options):
+    """What a graph has to do for one run, however well it is compiled: a lower bound.
+
+    Attributes:
+        flops: Floating-point or integer operations of matrix products and convolutions, two to a
+            multiplication with its addition. Everything else is left out.
+        bytes: What is read or written at least once: weights as they are stored, inputs and
+            outputs. What passes from layer to layer may stay in caches and is left out.
+        weight_bytes: The weights' part of ``bytes``.
+    """
+
+    flops: Amount
+    bytes: Amount
+    weight_bytes: Amount = 0.0
+
+    def stored_as(self, precision: str) -> Workload:
+        """The same with weights, so far in float32, stored in a precision of `Candidate`."""
+        bits = _WEIGHT_BITS.get(precision, _FLOAT32_BITS)
+        weights = self.weight_bytes * bits / _FLOAT32_BITS
+        changed = {"bytes": self.bytes - self.weight_bytes + weights, "weight_bytes": weights}
+        return self.model_copy(update=changed)
 
 
 class EngineSpec(Options):
@@ -248,6 +277,7 @@ class Manifest(Options):
         stand_ins: How other machines compute the same.
         variants: Other builds; `finalize` measures them too and keeps the fastest.
         native: How the bundle was finished on its device; None if it was not.
+        workload: Counted on the float graph with its batch; None where nobody could count.
     """
 
     schema_version: Literal[1] = 1
@@ -270,6 +300,7 @@ class Manifest(Options):
     stand_ins: tuple[StandIn, ...] = ()
     variants: tuple[Variant, ...] = ()
     native: NativeRecord | None = None
+    workload: Workload | None = None
     files: tuple[FileEntry, ...] = ()
 
     def to_json(self) -> str:

@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "verify": ("verify:verify", "Check a bundle's hashes and canaries."),
     "infer": ("infer:infer", "Embed images with a bundle."),
     "benchmark": ("benchmark:benchmark", "Measure latency and memory, side by side."),
+    "compare": ("compare:compare", "Judge a stored benchmark again, or set two side by side."),
     "run": ("run:run", "Run a recipe; unchanged stages come from the cache."),
 }
 

@@ -14,6 +14,7 @@ from edgessl.progress import Progress, ProgressEvent
 
 if TYPE_CHECKING:
     import rich.progress
+    import rich.table
 
     from edgessl.run_directory import RunDirectory
 
@@ -69,11 +70,20 @@ def progress() -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield plain_progress(note)
         return
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    bars = Bars(
+    class BarsAndTable(Bars):
+        """Bars with the table of the last event above them."""
+
+        rows: tuple[tuple[str, ...], ...] = ()
+
+        def get_renderable(self) -> Group:
+            parts = [_rich_table(self.rows)] if self.rows else []
+            return Group(*parts, *self.get_renderables())
+
+    bars = BarsAndTable(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
@@ -82,7 +92,14 @@ def progress() -> Iterator[Progress]:
         console=Console(stderr=True),
     )
     with bars:
-        yield _bar_progress(bars)
+        show = _bar_progress(bars)
+
+        def show_with_table(event: ProgressEvent) -> None:
+            bars.rows = event.table or bars.rows
+            show(event)
+
+        yield show_with_table
+        bars.rows = ()  # the result comes as a table of its own
 
 
 def _bar_progress(bars: rich.progress.Progress) -> Progress:
@@ -106,6 +123,18 @@ def _bar_progress(bars: rich.progress.Progress) -> Progress:
         )
 
     return show
+
+
+def _rich_table(rows: tuple[tuple[str, ...], ...]) -> rich.table.Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(rows[0]):
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
 
 
 def plain_progress(

@@ -11,16 +11,17 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from edgessl import onnx_metadata
-from edgessl.bundle.manifest import TensorSpec
+from edgessl.bundle.manifest import TensorSpec, Workload
 from edgessl.compiler.freezing import freeze_inputs, resolve_conditions
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.rewrites.topology import infer_shapes, name_nodes, nodes_of, opset_of
 from edgessl.compiler.shapes import Shapes, dynamic_inputs, fix_shapes
+from edgessl.compiler.workload import count_workload
 from edgessl.errors import ModelError
 from edgessl.files import sha256_file
 from edgessl.optional import require
 
-__all__ = ["MAX_MODEL_BYTES", "load_graph", "prepare_graph"]
+__all__ = ["MAX_MODEL_BYTES", "load_graph", "prepare_graph", "workload_of_file"]
 
 MAX_MODEL_BYTES = 2 * 1024**3
 MAX_NODES = 1_000_000
@@ -133,7 +134,22 @@ def prepare_graph(
         preprocessing=facts.preprocessing,
         embedding_dim=facts.embedding_dim,
         lineage=dict(facts.lineage),
+        workload=count_workload(model),
     )
+
+
+def workload_of_file(path: Path) -> Workload | None:
+    """Count what one run of a model computes, with its own batch, or one sample if that is open.
+
+    Raises:
+        ModelError: See `load_graph`.
+    """
+    model = load_graph(path)
+    _drop_initializer_inputs(model)
+    first = next((v for v in model.graph.input if v.type.tensor_type.shape.dim), None)
+    batch = 1 if first is None else first.type.tensor_type.shape.dim[0].dim_value or 1
+    fix_shapes(model, batch_size=batch, shapes=None, path=path)
+    return count_workload(infer_shapes(_inline_functions(model, path)))
 
 
 def _require_static(model: Any, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from edgessl.bundle.manifest import TensorSpec
+from edgessl.bundle.manifest import TensorSpec, Workload
 from edgessl.config import Options
 from edgessl.preprocessing import MediaInput
 
@@ -28,6 +28,7 @@ class GraphInfo(Options):
         embedding_dim: D of the ``(N, D)`` output; None for models that are not encoders.
         lineage: Stage → hash of what the model was made from.
         constants: Value that fills an input of which the calibration holds no array.
+        workload: What one run of the prepared graph computes; None where that cannot be counted.
     """
 
     path: str
@@ -42,6 +43,7 @@ class GraphInfo(Options):
     embedding_dim: int | None
     lineage: dict[str, str]
     constants: dict[str, int | float] = Field(default_factory=dict)
+    workload: Workload | None = None
 
     def sample_shape(self, spec: TensorSpec) -> tuple[int | str, ...]:
         """Shape of one sample of an input: without the batch, where it has one."""

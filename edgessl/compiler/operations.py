@@ -16,7 +16,7 @@ from edgessl.compiler.check.operation import (
     place_for_check,
     prepare_for_check,
 )
-from edgessl.compiler.graph import prepare_graph
+from edgessl.compiler.graph import prepare_graph, workload_of_file
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.rewrites.pipeline import apply_rewrite
 from edgessl.compiler.samples import Samples, SampleWriter, Stream
@@ -52,6 +52,12 @@ def inspect(
         frozen=frozen,
     )
     return graph.model_dump(mode="json")
+
+
+def count_workload(model: str) -> dict[str, Any] | None:
+    """Count what one run of a model file computes: a `Workload`; None where that is not known."""
+    found = workload_of_file(Path(model))
+    return None if found is None else found.model_dump(mode="json")
 
 
 def rewrite(
@@ -141,6 +147,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "check_facts": describe_for_check,
     "check_place": place_for_check,
     "check_prepare": prepare_for_check,
+    "count_workload": count_workload,
     "embed": embed,
     "inspect": inspect,
     "open_model": open_model,

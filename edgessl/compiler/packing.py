@@ -146,6 +146,7 @@ def _write(search: Search, trials: list[Trial], chosen: Trial, out: Path) -> Man
         requirements=_requirements(search, chosen),
         stand_ins=chosen.built.stand_ins,
         variants=tuple(_variant(t, count) for t in travelling),
+        workload=graph.workload,
     )
     return pack(out, manifest, members)
 

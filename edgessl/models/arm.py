@@ -32,6 +32,8 @@ class _EncoderArm:
             precision="fp32",
             inputs=(TensorSpec(name="images", dtype="float32", shape=shape),),
             versions={"torch": torch.__version__},
+            options={"threads": self._threads},
+            file=str(encoder_file(self._path)),
             size_bytes=encoder_file(self._path).stat().st_size,
         )
 

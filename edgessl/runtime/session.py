@@ -23,6 +23,9 @@ Array = NDArray[Any]
 class Session(Closing):
     """An opened model. `run` checks the feeds, the engine's `run_impl` computes.
 
+    A session whose engine times transfers and computation apart has a method
+    ``phases(feeds) -> edgessl.runtime.profiling.Phases`` too.
+
     Attributes:
         inputs: What the graph takes.
         outputs: What it gives, in the graph's order.
@@ -43,6 +46,15 @@ class Session(Closing):
         Raises:
             DataError: A missing or unknown input, a wrong dtype or a wrong shape.
         """
+        self.check(feeds)
+        return self.run_impl(feeds)
+
+    def check(self, feeds: Mapping[str, Array]) -> None:
+        """Compare feeds with the graph's inputs.
+
+        Raises:
+            DataError: As `run`.
+        """
         expected = {spec.name for spec in self.inputs}
         if expected != set(feeds):
             raise DataError(
@@ -50,7 +62,6 @@ class Session(Closing):
             )
         for spec in self.inputs:
             check_array(feeds[spec.name], spec)
-        return self.run_impl(feeds)
 
     @abstractmethod
     def run_impl(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

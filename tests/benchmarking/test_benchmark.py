@@ -6,18 +6,35 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from contracts.tiny_bundle import write_bundle, write_model
-from edgessl.benchmarking import ArmSpec, BenchmarkOptions, BenchmarkResult, benchmark, measure
-from edgessl.benchmarking.environment import fingerprint, peak_memory_bytes
-from edgessl.benchmarking.tables import to_markdown
+from edgessl.benchmarking import (
+    ArmSpec,
+    BenchmarkOptions,
+    BenchmarkResult,
+    GateOptions,
+    benchmark,
+    measure,
+)
+from edgessl.benchmarking.environment import peak_memory_bytes
+from edgessl.benchmarking.recording import load_recording
 from edgessl.cli.main import main
 from edgessl.errors import BundleError, ModelError, UnavailableError, UsageError
+from edgessl.files import sha256_file
 from edgessl.progress import ProgressEvent
 
-QUICK = BenchmarkOptions(rounds=2, block_seconds=0.02)
+QUICK = BenchmarkOptions(
+    restarts=1,
+    blocks=2,
+    block_seconds=0.02,
+    warm_up_seconds=0.05,
+    cold_starts=1,
+    gate=GateOptions(metrics=()),
+)
+PACED = {"scenario": "paced", "period_ms": 10.0}
 
 
 @pytest.fixture(autouse=True)
@@ -31,32 +48,143 @@ def arm(name: str, factory: str, *, threads: int = 1, **arguments: float) -> Arm
     return ArmSpec(name=name, factory=where, arguments=dict(arguments), threads=threads)
 
 
-def test_known_durations_and_their_ratio() -> None:
+def sleeping(name: str, milliseconds: float = 1, *, threads: int = 1) -> ArmSpec:
+    return arm(name, "sleeping_arm", threads=threads, milliseconds=milliseconds)
+
+
+def test_known_durations_and_their_ratio(tmp_path: Path) -> None:
     events: list[ProgressEvent] = []
-    slow, fast = (arm(n, "sleeping_arm", milliseconds=m) for n, m in (("slow", 6), ("fast", 2)))
-    options = BenchmarkOptions(rounds=4, block_seconds=0.05)
-    result = measure([slow], against=[fast], options=options, progress=events.append)
+    options = QUICK.model_copy(update={"restarts": 2, "blocks": 3, "cold_starts": 3})
+    measurement = measure(
+        [sleeping("slow", 6)],
+        against=[sleeping("fast", 2)],
+        options=options,
+        progress=events.append,
+    )
+    result = measurement.result
     assert [a.name for a in result.arms] == ["slow", "fast"]
     for found, least in zip(result.arms, (6, 2), strict=True):
         assert found.latency_min_ms >= least
         assert found.latency_min_ms <= found.latency_p50_ms <= found.latency_p90_ms
         assert found.throughput_per_s == pytest.approx(1e3 / found.latency_mean_ms)
-        assert found.warm_up_runs >= 10
-        assert found.warm_up_s >= 0.5
-        assert len(found.block_p50_ms) == 4
-        assert found.runs >= 20
+        assert found.warm_up_runs >= 2 * 10
+        assert [len(blocks) for blocks in found.block_p50_ms] == [3, 3]
+        assert found.runs >= 2 * 64
+        assert found.cold_start.processes == 3
+        assert found.cold_start.first_inference_ms.minimum >= least
+        assert found.cold_start.import_ms.median > 10  # an interpreter and numpy
         assert found.outputs_finite
+        assert found.sustained.value is None
+        assert found.sustained.reason
     (comparison,) = result.comparisons
-    assert comparison.ratio_low <= comparison.ratio <= (comparison.ratio_high or 0)
+    p50 = comparison.metric("p50")
     # Sleeping takes at least as long as asked for: 6 over 2, less what sleeping itself costs.
-    assert 1.5 < comparison.ratio < 3.5
+    assert p50.ratio is not None
+    assert 1.5 < p50.ratio < 3.5
+    assert p50.verdict is None
+    assert result.verdict is None
     assert comparison.min_cosine == pytest.approx(1.0)
-    assert [e.completed for e in events] == list(range(1, 9))
+    blocks = [e for e in events if e.stage == "benchmark"]
+    assert [e.completed for e in blocks] == list(range(1, 19))  # 2 restarts, 3 rounds, 3 arms
+    assert blocks[-1].table[0][0] == "arm"
+    assert [row[0] for row in blocks[-1].table[1:]] == ["slow", "fast"]
+
+    path = tmp_path / "r.json"
+    written = measurement.write(path)
+    assert BenchmarkResult.model_validate_json(path.read_text()) == written
+    assert written.samples is not None
+    again = load_recording(tmp_path / written.samples.file, sha256=written.samples.sha256)
+    for name in ("slow", "fast"):
+        times = measurement.recording.arms[name].times_ms()
+        np.testing.assert_allclose(again.arms[name].times_ms(), times, atol=1e-6)
+        assert np.quantile(times, 0.5) == pytest.approx(result.arm(name).latency_p50_ms)
+
+
+def test_every_arm_takes_every_place_and_the_control_arm_takes_part() -> None:
+    options = QUICK.model_copy(update={"blocks": 6, "block_seconds": 0.01})
+    result = measure([sleeping("a"), sleeping("b")], options=options).result
+    ((*rounds,),) = result.protocol.orders
+    assert len(rounds) == 6
+    for place in range(3):
+        assert sorted(r[place] for r in rounds) == [0, 0, 1, 1, 2, 2]
+    assert len(result.harness.control_p50_ms) == 1
+    assert result.harness.control_p50_ms[0] > 0
+    assert 0 < result.harness.null_p50_us < 1000
+
+
+def test_a_gate_stops_at_the_look_that_decides() -> None:
+    gate = GateOptions(metrics=("p50",), looks=(2, 3, 50), max_control_ratio=1e9)
+    options = QUICK.model_copy(update={"gate": gate})
+    result = measure([sleeping("slow", 9)], against=[sleeping("fast", 1)], options=options).result
+    assert result.verdict == "FAIL"
+    assert result.protocol.restarts in (2, 3)
+    assert result.comparisons[0].metric("p50").verdict == "FAIL"
+    assert result.comparisons[0].metric("size").verdict is None
+
+
+def test_a_machine_that_changed_makes_the_run_invalid() -> None:
+    # No two medians differ by less than this.
+    gate = GateOptions(metrics=("p50",), looks=(3,), max_control_ratio=1.0 + 1e-12)
+    options = QUICK.model_copy(update={"gate": gate})
+    result = measure([sleeping("a", 9)], against=[sleeping("b", 1)], options=options).result
+    assert result.verdict == "INVALID"
+    assert "control" in result.harness.problems[0]
+
+
+@pytest.mark.parametrize(("scenario", "size"), [("MultiStream", 8), ("Offline", 32)])
+def test_a_query_of_many_samples_runs_a_fixed_batch_as_often(scenario: str, size: int) -> None:
+    options = BenchmarkOptions.model_validate({**QUICK.model_dump(), "scenario": scenario})
+    (found,) = measure([sleeping("x", 1)], options=options).result.arms
+    assert (found.samples_per_run, found.samples_per_query) == (1, size)
+    assert found.latency_min_ms >= size
+    assert found.throughput_per_s == pytest.approx(1e3 * size / found.latency_mean_ms)
+    assert found.input_bytes == size * 3 * 4
+
+
+def test_a_free_batch_runs_once_per_query(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "tiny.onnx", batch="n")
+    options = BenchmarkOptions.model_validate({**QUICK.model_dump(), "samples_per_query": 5})
+    for found in benchmark([model], options=options).result.arms:
+        assert (found.samples_per_run, found.samples_per_query) == (5, 5)
+
+
+def test_paced_queries_keep_their_distance() -> None:
+    options = BenchmarkOptions.model_validate({**QUICK.model_dump(), **PACED})
+    result = measure([sleeping("x", 1)], options=options).result
+    assert result.protocol.scenario.scenario == "paced"
+    # 64 queries in 2 blocks of 32, 10 ms apart: the arm alone would be through in a tenth.
+    assert result.arms[0].latency_p50_ms < 10
+    assert result.arms[0].late <= result.arms[0].runs
+
+
+def test_a_period_shorter_than_the_work_is_said() -> None:
+    options = BenchmarkOptions.model_validate({**QUICK.model_dump(), **PACED, "period_ms": 1.0})
+    result = measure([sleeping("x", 4)], options=options).result
+    assert result.arms[0].late > 0
+    assert any("began late" in remark for remark in result.remarks)
+
+
+def test_cpus_that_are_bound_and_cpus_that_are_not_there() -> None:
+    here = sorted(os.sched_getaffinity(0))
+    options = BenchmarkOptions.model_validate({**QUICK.model_dump(), "affinity": here[:1]})
+    result = measure([arm("x", "bound_arm", cpu=here[0])], options=options).result
+    assert result.protocol.affinity == (here[0],)
+    wrong = BenchmarkOptions.model_validate({**QUICK.model_dump(), "affinity": [4095]})
+    with pytest.raises(UsageError, match=r"CPUs \[4095\] are not among"):
+        measure([sleeping("x")], options=wrong)
+
+
+def test_a_long_pass_shows_an_arm_that_gets_slower() -> None:
+    options = QUICK.model_copy(update={"sustained_seconds": 1.0})
+    result = measure([arm("x", "tiring_arm")], options=options).result
+    sustained = result.arms[0].sustained
+    assert sustained.value is not None
+    assert sustained.value > 1.5
+    assert sustained.source == "1 s, medians of 0.5 s windows"
 
 
 def test_nan_is_reported() -> None:
-    good = arm("good", "sleeping_arm", milliseconds=1)
-    result = measure([arm("bad", "nan_arm")], against=[good], options=QUICK)
+    result = measure([arm("bad", "nan_arm")], against=[sleeping("good")], options=QUICK).result
     assert not result.arm("bad").outputs_finite
     assert any("bad: outputs hold NaN" in remark for remark in result.remarks)
     assert result.comparisons[0].min_cosine is None
@@ -64,17 +192,15 @@ def test_nan_is_reported() -> None:
 
 def test_threads_are_set_before_imports_and_differences_remarked() -> None:
     # The arm itself compares its threads with OMP_NUM_THREADS.
-    arms = [arm(str(n), "sleeping_arm", threads=n, milliseconds=1) for n in (1, 3)]
-    result = measure(arms, options=QUICK)
+    result = measure([sleeping(str(n), threads=n) for n in (1, 3)], options=QUICK).result
     assert [a.threads for a in result.arms] == [1, 3]
     assert "arms use different numbers of threads" in result.remarks
 
 
 def test_an_arm_that_dies_is_named_and_no_process_stays() -> None:
     before = set(psutil.Process().children(recursive=True))
-    good = arm("good", "sleeping_arm", milliseconds=1)
     with pytest.raises(UnavailableError, match="dying: the worker process ended with code 7"):
-        measure([good, arm("dying", "dying_arm")], options=QUICK)
+        measure([sleeping("good"), arm("dying", "dying_arm")], options=QUICK)
     assert set(psutil.Process().children(recursive=True)) == before
 
 
@@ -93,7 +219,7 @@ def test_bundles_and_a_model_side_by_side(tmp_path: Path) -> None:
     first = write_bundle(tmp_path / "ort.edge")
     second = write_bundle(tmp_path / "ov.edge", engine="openvino")
     model = write_model(tmp_path / "tiny.onnx")
-    result = benchmark([first, model], against=[second], options=QUICK)
+    result = benchmark([first, model], against=[second], options=QUICK).result
     assert [a.name for a in result.arms] == [
         "ort.edge",
         "tiny.onnx onnxruntime",
@@ -104,17 +230,17 @@ def test_bundles_and_a_model_side_by_side(tmp_path: Path) -> None:
     assert [a.engine for a in result.arms] == ["onnxruntime", "onnxruntime", "openvino", "openvino"]
     assert result.arms[0].size_bytes == first.stat().st_size
     assert result.arms[1].size_bytes == model.stat().st_size
-    assert all(a.samples_per_run == 1 and a.load_ms > 0 for a in result.arms)
+    assert all(a.samples_per_run == 1 and a.cold_start.load_ms.minimum > 0 for a in result.arms)
+    assert result.arms[0].artifact is not None
+    assert result.arms[0].artifact.sha256 == sha256_file(first)
+    assert len({a.input_bytes for a in result.arms}) == 1
     assert [c.min_cosine for c in result.comparisons] == [pytest.approx(1.0, abs=1e-5)] * 3
     assert result.environment.packages["onnxruntime"]
-    again = BenchmarkResult.model_validate_json(result.model_dump_json())
-    assert again == result
-    assert "ov.edge" in to_markdown(result)
 
 
 def test_the_same_bundle_twice_is_two_arms(tmp_path: Path) -> None:
     path = write_bundle(tmp_path / "x.edge")
-    result = benchmark([path], against=[path], options=QUICK)
+    result = benchmark([path], against=[path], options=QUICK).result
     assert [a.name for a in result.arms] == ["x.edge #1", "x.edge #2"]
     assert len(result.comparisons) == 1
 
@@ -123,7 +249,7 @@ def test_peak_memory_is_the_workers_own(tmp_path: Path) -> None:
     if peak_memory_bytes() is None:
         pytest.skip("this system does not say VmHWM")
     ballast = bytearray(os.urandom(1 << 20) * 300)  # in this process, not in the worker's
-    result = benchmark([write_bundle(tmp_path / "x.edge")], options=QUICK)
+    result = benchmark([write_bundle(tmp_path / "x.edge")], options=QUICK).result
     peak = result.arms[0].peak_memory_bytes
     assert peak is not None
     assert 20e6 < peak < len(ballast)
@@ -141,21 +267,61 @@ def test_what_cannot_be_measured(tmp_path: Path) -> None:
         benchmark([write_bundle(tmp_path / "p.edge", kind="portable")], options=QUICK)
 
 
-def test_the_environment_names_no_host() -> None:
-    text = fingerprint().model_dump_json()
-    assert os.uname().nodename not in json.loads(text).values()
-    assert fingerprint().cores_usable >= 1
+QUICKLY = ["--restarts", "1", "--blocks", "1", "--block-seconds", "0.01", "--cold-starts", "1", "--warm-up", "0.02"]
 
 
-def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_bundle(tmp_path / "x.edge")
-    quick = ["--rounds", "1", "--block-seconds", "0.01", "--threads", "1"]
-    out, table = tmp_path / "b.json", tmp_path / "b.md"
-    words = ["benchmark", str(path), *quick]
-    assert main([*words, "--json", str(out), "--markdown", str(table)]) == 0
-    assert "x.edge" in capsys.readouterr().out
-    assert BenchmarkResult.model_validate_json(out.read_text()).arms[0].name == "x.edge"
-    assert table.read_text().startswith("| arm |")
+    places = {
+        option: tmp_path / name
+        for option, name in {
+            "--json": "b.json",
+            "--markdown": "b.md",
+            "--junit": "b.xml",
+            "--github-benchmark": "gh.json",
+            "--bencher": "bmf.json",
+            "--history": "h.jsonl",
+        }.items()
+    }
+    words = ["benchmark", str(path), "--against", str(path), "--gate", "none", *QUICKLY]
+    outputs = [str(word) for pair in places.items() for word in pair]
+    assert main([*words, *outputs]) == 0
+    assert "x.edge #1" in capsys.readouterr().out
+    for place in places.values():
+        assert place.stat().st_size
+    result = BenchmarkResult.model_validate_json(places["--json"].read_text())
+    assert result.samples is not None
+    assert (tmp_path / result.samples.file).exists()
     assert main([*words, "--json", "-"]) == 0
-    assert json.loads(capsys.readouterr().out)["schema_version"] == 1
-    assert main(["benchmark", str(path), "--rounds", "0"]) == 2
+    assert json.loads(capsys.readouterr().out)["schema_version"] == 2
+
+
+def test_the_verb_ends_with_the_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = write_bundle(tmp_path / "small.edge")
+    large = write_bundle(tmp_path / "large.edge", canary_count=64)
+    words = ["benchmark", *QUICKLY, "--gate", "size", "--looks", "2"]
+    assert main([*words, str(small), "--against", str(large)]) == 0
+    assert main([*words, str(large), "--against", str(small)]) == 1
+    captured = capsys.readouterr()
+    assert "FAIL" in captured.out
+    assert captured.err.splitlines()[-1].startswith("error: FAIL")
+    assert "size" in captured.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--restarts", "0"], "restarts"),
+        (["--gate", "p51"], "gate"),
+        (["--looks", "6,3"], "looks must increase"),
+        (["--fail-above", "1.2"], "fail_above must be less"),
+        (["--scenario", "Server"], "scenario"),
+        (["--affinity", "x"], "affinity"),
+    ],
+)
+def test_options_that_make_no_sense(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["benchmark", str(tmp_path / "x.edge"), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
-from edgessl.benchmarking.statistics import balanced_orders, paired_ratio, student_t_quantile
+from edgessl.benchmarking.statistics import (
+    balanced_orders,
+    student_t_quantile,
+    trimmed_t_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,8 @@ from edgessl.benchmarking.statistics import balanced_orders, paired_ratio, stude
         (0.975, 4, 2.776),
         (0.95, 5, 2.015),
         (0.99, 9, 2.821),
+        (0.999, 5, 5.893),
+        (0.999, 23, 3.485),
         (0.975, 10, 2.228),
         (0.975, 11, 2.201),
         (0.995, 29, 2.756),
@@ -30,26 +34,37 @@ def test_quantiles_of_students_t(probability: float, degrees: int, quantile: flo
     assert student_t_quantile(probability, degrees) == pytest.approx(quantile, abs=6e-4)
 
 
-def test_the_interval_covers_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    trials, hits = 2000, 0
-    for _ in range(trials):
-        drift = rng.normal(0, 0.2, 8)  # common to both arms, so it cancels
-        a = np.exp(math.log(1.1) + drift + rng.normal(0, 0.03, 8))
-        b = np.exp(drift + rng.normal(0, 0.03, 8))
-        found = paired_ratio(a.tolist(), b.tolist())
-        hits += found.low <= 1.1 <= found.high
-        assert found.high / found.low < 1.3
-    # 95 % of 2000 is 1900 with a deviation of 9.7.
-    assert abs(hits - 0.95 * trials) < 40
+@pytest.mark.parametrize("trimmed", [0, 2])
+@pytest.mark.parametrize("confidence", [0.9, 0.98])
+def test_each_limit_is_missed_as_often_as_it_says(confidence: float, trimmed: int) -> None:
+    trials = 20_000
+    values = np.random.default_rng(0).normal(0.3, 2.0, (trials, 12))
+    found = trimmed_t_interval(values, confidence=confidence, trimmed=trimmed)
+    tail = (1 - confidence) / 2
+    deviation = (tail * (1 - tail) / trials) ** 0.5
+    for misses in (found.low > 0.3, found.high < 0.3):
+        assert abs(misses.mean() - tail) < 4 * deviation
 
 
-def test_one_round_decides_nothing() -> None:
-    assert paired_ratio([2.0], [1.0]) == (pytest.approx(2.0), 0.0, math.inf)
+def test_an_interval_by_hand() -> None:
+    # Mean 2, deviation 1, t(0.975, 2) = 4.303.
+    found = trimmed_t_interval(np.array([1.0, 2.0, 3.0]), confidence=0.95)
+    assert found == pytest.approx((2.0, 2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3)
 
 
-def test_equal_arms_have_ratio_one() -> None:
-    assert paired_ratio([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == (1.0, 1.0, 1.0)
+def test_a_trimmed_interval_by_hand() -> None:
+    values = np.array([-9e9, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 9e9])
+    found = trimmed_t_interval(values[::-1], confidence=0.95, trimmed=2)
+    # Of 3 to 10; squares of 3.5 six times, of 2.5, 1.5 and 0.5 twice; t(0.975, 7) = 2.365.
+    reach = 2.365 * (91 / (8 * 7)) ** 0.5
+    assert found == pytest.approx((6.5, 6.5 - reach, 6.5 + reach), abs=1e-3)
+
+
+def test_one_value_says_nothing_and_equal_values_everything() -> None:
+    one = trimmed_t_interval(np.array([2.0]), confidence=0.99)
+    assert one == (2.0, -np.inf, np.inf)
+    equal = trimmed_t_interval(np.array([2.0, 2.0, 2.0]), confidence=0.99)
+    assert equal == (2.0, 2.0, 2.0)
 
 
 @pytest.mark.parametrize(("arms", "rounds"), [(1, 3), (2, 6), (3, 9), (5, 20)])

@@ -90,3 +90,21 @@ def test_on_a_terminal_progress_is_a_bar(
     assert "[started]" in said.err
     assert "1/4" in said.err
     assert "loss 0.25" in said.err
+
+
+def test_a_table_stands_above_the_bar_while_it_grows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    # Rich draws while it lives only on a terminal; here it draws as it would.
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    rows = (("arm", "p50 ms"), ("[bold]head.edge", "1.25"))
+    with terminal.progress() as progress:
+        progress(ProgressEvent("benchmark", 1, 4, unit="blocks", table=rows))
+        progress(ProgressEvent("benchmark", 2, 4, unit="blocks"))
+    said = capsys.readouterr()
+    assert said.out == ""
+    table, _, bar = said.err.partition("[bold]head.edge")
+    assert "p50 ms" in table
+    assert "1.25" in bar

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -13,7 +14,15 @@ from edgessl.bundle.manifest import TensorSpec
 from edgessl.errors import ModelError
 from edgessl.runtime.session import Array
 
-__all__ = ["SleepingArm", "dying_arm", "nan_arm", "raising_arm", "sleeping_arm"]
+__all__ = [
+    "SleepingArm",
+    "bound_arm",
+    "dying_arm",
+    "nan_arm",
+    "raising_arm",
+    "sleeping_arm",
+    "tiring_arm",
+]
 
 
 class SleepingArm:
@@ -54,6 +63,25 @@ class RaisingArm(SleepingArm):
         raise ModelError("the weights are missing; download them")
 
 
+class TiringArm(SleepingArm):
+    """Sleeps longer from run to run."""
+
+    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        self._began = getattr(self, "_began", time.monotonic())
+        self._seconds = 1e-3 * math.exp((time.monotonic() - self._began) / 0.7)
+        return super().run(feeds)
+
+
+class BoundArm(SleepingArm):
+    def __init__(self, cpu: int, *, threads: int) -> None:
+        super().__init__(1, threads=threads)
+        self._cpu = cpu
+
+    def load(self) -> ArmFacts:
+        assert os.sched_getaffinity(0) == {self._cpu}
+        return super().load()
+
+
 def sleeping_arm(*, milliseconds: float, threads: int) -> SleepingArm:
     return SleepingArm(milliseconds, threads=threads)
 
@@ -68,3 +96,11 @@ def dying_arm(*, threads: int) -> SleepingArm:
 
 def raising_arm(*, threads: int) -> SleepingArm:
     return RaisingArm(1, threads=threads)
+
+
+def tiring_arm(*, threads: int) -> SleepingArm:
+    return TiringArm(1, threads=threads)
+
+
+def bound_arm(*, cpu: int, threads: int) -> SleepingArm:
+    return BoundArm(cpu, threads=threads)

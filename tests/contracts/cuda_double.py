@@ -17,6 +17,9 @@ class Cuda(ModuleType):
         host: Address → buffer, of memory on the host that was not given back.
         device: The same on the device.
         streams: Streams that were not given back.
+        events: Event → time at which it was recorded, of those that were not given back.
+        clock_ms: Time of the device; it stands still unless a test moves it.
+        log: Copies and events, in order.
         failing: Name of the function that gives an error.
     """
 
@@ -37,6 +40,9 @@ class Cuda(ModuleType):
         self.host: dict[int, Any] = {}
         self.device: dict[int, Any] = {}
         self.streams = 0
+        self.events: dict[int, float | None] = {}
+        self.clock_ms = 0.0
+        self.log: list[str] = []
         self.failing = ""
 
     def _answer(self, name: str, *values: Any) -> tuple[Any, ...]:
@@ -60,6 +66,27 @@ class Cuda(ModuleType):
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[Any, ...]:
         return self._answer("cudaStreamSynchronize")
+
+    def cudaEventCreate(self) -> tuple[Any, ...]:
+        event = 1 + max(self.events, default=0)
+        self.events[event] = None
+        return self._answer("cudaEventCreate", event)
+
+    def cudaEventRecord(self, event: int, stream: int) -> tuple[Any, ...]:
+        assert stream == self.STREAM
+        self.log.append("event")
+        self.events[event] = self.clock_ms
+        return self._answer("cudaEventRecord")
+
+    def cudaEventElapsedTime(self, begin: int, end: int) -> tuple[Any, ...]:
+        first, last = self.events[begin], self.events[end]
+        assert first is not None
+        assert last is not None
+        return self._answer("cudaEventElapsedTime", last - first)
+
+    def cudaEventDestroy(self, event: int) -> tuple[Any, ...]:
+        del self.events[event]
+        return self._answer("cudaEventDestroy")
 
     def cudaHostAlloc(self, size: int, flags: int) -> tuple[Any, ...]:
         return self._answer("cudaHostAlloc", self._take(self.host, size))
@@ -86,6 +113,7 @@ class Cuda(ModuleType):
         for side, address in zip(sides, (to, source), strict=True):
             assert size <= len(side[address])
         ctypes.memmove(to, source, size)
+        self.log.append("in" if inwards else "out")
         return self._answer("cudaMemcpyAsync")
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,7 @@ class TensorRT(ModuleType):
         calls: What was asked of it, in order.
         layers: What the inspector tells of any engine.
         refuse: ``"parse"``, ``"build"`` or ``"load"``: what fails.
+        layer_ms: Milliseconds of the layers in each run to come, for a profiler.
         step: Called at every step of a build.
         monitor: The progress monitor of the last build.
     """
@@ -70,6 +71,7 @@ class TensorRT(ModuleType):
         self.calls: list[tuple[Any, ...]] = []
         self.layers: list[dict[str, Any]] = [layer("conv1", "Float")]
         self.refuse = ""
+        self.layer_ms: list[dict[str, float]] = []
         self.step: Callable[[], None] = lambda: None
         self.monitor: Any = None
         old = not version.startswith("11")
@@ -92,6 +94,7 @@ class TensorRT(ModuleType):
             setattr(self, name, enum.IntEnum(name, members, start=0))
         self.ITensor = type("ITensor", (), {"set_dynamic_range": None} if old else {})
         self.ILogger = _Logger
+        self.IProfiler = type("IProfiler", (), {})
         self.IProgressMonitor = type("IProgressMonitor", (), {})
         self.Builder = lambda logger: _Builder(self, logger, dla_cores)
         self.OnnxParser = lambda network, logger: _Parser(self, network)
@@ -257,17 +260,6 @@ class _Network:
         return self._inputs[index]
 
 
-class _ParserError:
-    def desc(self) -> str:
-        return "In function importFoo:\n[8] No importer registered for op: Foo"
-
-    def node_name(self) -> str:
-        return "foo_7"
-
-    def node_operator(self) -> str:
-        return "Foo"
-
-
 class _Parser:
     num_errors = 1
 
@@ -284,8 +276,11 @@ class _Parser:
         self._network.read(Path(path).read_bytes())
         return True
 
-    def get_error(self, index: int) -> _ParserError:
-        return _ParserError()
+    def get_error(self, index: int) -> SimpleNamespace:
+        said = "In function importFoo:\n[8] No importer registered for op: Foo"
+        return SimpleNamespace(
+            desc=lambda: said, node_name=lambda: "foo_7", node_operator=lambda: "Foo"
+        )
 
 
 class _Runtime:
@@ -363,6 +358,7 @@ class _Context:
         self._engine = engine
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        self.profiler: Any = None
         self._session = ort.InferenceSession(
             engine.model.SerializeToString(), providers=["CPUExecutionProvider"]
         )
@@ -386,6 +382,9 @@ class _Context:
         names = [o.name for o in self._session.get_outputs()]
         for name, value in zip(names, self._session.run(names, feeds), strict=True):
             self._array(name, value.shape)[...] = value
+        if self.profiler and self._engine.trt.layer_ms:
+            for layer_ms in self._engine.trt.layer_ms.pop(0).items():
+                self.profiler.report_layer_time(*layer_ms)
         return self._engine.trt.refuse != "run"
 
     def _array(self, name: str, shape: tuple[int, ...]) -> Any:

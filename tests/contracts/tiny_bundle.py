@@ -66,10 +66,12 @@ def write_model(path: Path, *, batch: int | str = 1) -> Path:
 def write_bundle(path: Path, *, engine: str = "onnxruntime", **changes: Any) -> Path:
     """Pack the encoder; ``changes`` replace fields of the manifest.
 
-    ``canary_outputs`` replaces the reference outputs, ``batch`` the graph's batch size.
+    ``canary_outputs`` replaces the reference outputs, ``batch`` the graph's batch size, and
+    ``canary_count`` the number of canaries.
     """
     batch = changes.pop("batch", 1)
-    inputs = samples(4)
+    count = changes.pop("canary_count", 4)
+    inputs = samples(count)
     outputs = changes.pop("canary_outputs", expected(inputs).astype(np.float32))
     model = write_model(path.with_suffix(".onnx"), batch=batch)
     values: dict[str, Any] = {
@@ -87,7 +89,10 @@ def write_bundle(path: Path, *, engine: str = "onnxruntime", **changes: Any) -> 
         "preprocessing": IMAGE,
         "fidelity": None,
         "canaries": Canaries(
-            inputs="canaries/inputs.npz", outputs="canaries/outputs.npz", samples=4, min_cosine=0.99
+            inputs="canaries/inputs.npz",
+            outputs="canaries/outputs.npz",
+            samples=count,
+            min_cosine=0.99,
         ),
         "provenance": Provenance(
             edgessl_version="0",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ from contracts.cuda_double import Cuda
 from contracts.session_contract import SessionContract
 from contracts.tensorrt_double import MARK, TensorRT
 from contracts.tiny_bundle import expected, samples, write_model
+from edgessl.benchmarking.arm import TellsPhases
 from edgessl.bundle.manifest import OptionValue
-from edgessl.errors import ModelError, UnavailableError
+from edgessl.errors import DataError, ModelError, UnavailableError
+from edgessl.runtime.profiling import Phases
 from edgessl.runtime.session import open_session
+from edgessl.runtime.tensorrt.execution import TensorRTSession
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +88,42 @@ def test_every_code_is_looked_at(tmp_path: Path, cuda: Cuda, name: str) -> None:
         with pytest.raises(ModelError, match="out of memory"):
             session.run({"image": samples(1)})
         cuda.failing = ""
+
+
+def test_phases_are_those_of_the_devices_clock(tmp_path: Path, cuda: Cuda) -> None:
+    with open_session("tensorrt", plan(tmp_path)) as session:
+        assert isinstance(session, TensorRTSession)
+        assert isinstance(session, TellsPhases)
+        copy, execute = cuda.cudaMemcpyAsync, session._context.execute_async_v3
+
+        def slow_copy(*arguments: Any) -> tuple[Any, ...]:
+            cuda.clock_ms += 0.25 if arguments[3] == 1 else 0.5
+            return copy(*arguments)
+
+        def slow_execute(stream: int) -> bool:
+            cuda.clock_ms += 4.0
+            cuda.log.append("run")
+            return bool(execute(stream))
+
+        cuda.cudaMemcpyAsync = slow_copy  # type: ignore[method-assign]
+        session._context.execute_async_v3 = slow_execute
+        found = session.phases({"image": samples(1)})
+        assert found == Phases(host_to_device_ms=0.25, compute_ms=4.0, device_to_host_ms=0.5)
+        assert cuda.log == ["event", "in", "event", "run", "event", "out", "event"]
+        assert cuda.events == {}
+        with pytest.raises(DataError, match="takes"):
+            session.phases({"other": samples(1)})
+
+
+@pytest.mark.parametrize("name", ["cudaEventCreate", "cudaEventRecord", "cudaEventElapsedTime"])
+def test_events_that_fail_are_given_back(tmp_path: Path, cuda: Cuda, name: str) -> None:
+    with open_session("tensorrt", plan(tmp_path)) as session:
+        assert isinstance(session, TensorRTSession)
+        cuda.failing = name
+        with pytest.raises(ModelError, match=r"event.*: out of memory"):
+            session.phases({"image": samples(1)})
+        cuda.failing = ""
+    assert len(cuda.events) <= (name == "cudaEventCreate")
 
 
 def test_an_engine_of_elsewhere_names_the_remedy(tmp_path: Path, trt: TensorRT, cuda: Cuda) -> None:

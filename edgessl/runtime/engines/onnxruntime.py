@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +16,18 @@ from edgessl.bundle.manifest import OptionValue, TensorSpec
 from edgessl.config import Options, build_options
 from edgessl.errors import ModelError, UnavailableError
 from edgessl.optional import require
+from edgessl.runtime.profiling import PROFILE_WARM_UP_RUNS, OperatorTime
 from edgessl.runtime.session import Array, Session
 from edgessl.runtime.threads import resolve_threads
 
-__all__ = ["OnnxRuntime", "OnnxRuntimeOptions", "error_types", "one_line", "tensor_spec"]
+__all__ = [
+    "OnnxRuntime",
+    "OnnxRuntimeOptions",
+    "error_types",
+    "one_line",
+    "read_trace",
+    "tensor_spec",
+]
 
 _PROVIDER = "CPUExecutionProvider"
 _ERRORS_ONLY = 3
@@ -24,6 +35,9 @@ _ERRORS_ONLY = 3
 _SOURCE_PLACE = re.compile(
     r"/onnxruntime_src/\S+:\d+ [^()]*\((?:[^()]|\([^()]*\))*\)(?: const)?(?: \[with [^\]]*\])? "
 )
+_RUN_EVENT = "model_run"
+_KERNEL_SUFFIX = "_kernel_time"
+_CONTROL_FLOW = ("If", "Loop", "Scan")
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -69,11 +83,39 @@ class OnnxRuntime:
         settings = build_options(OnnxRuntimeOptions, options, where="onnxruntime options")
         return OnnxRuntimeSession(model, settings)
 
+    @staticmethod
+    def profile(
+        model: Path,
+        options: Mapping[str, OptionValue],
+        feeds: Sequence[Mapping[str, Array]],
+        runs: int,
+    ) -> list[list[OperatorTime]]:
+        """Times from the trace that onnxruntime writes, per run."""
+        settings = build_options(OnnxRuntimeOptions, options, where="onnxruntime options")
+        with tempfile.TemporaryDirectory(prefix="edgessl-") as folder:
+            session = OnnxRuntimeSession(model, settings, trace=Path(folder) / "trace")
+            try:
+                for feed in islice(cycle(feeds), PROFILE_WARM_UP_RUNS + runs):
+                    session.run(feed)
+            finally:
+                # Writes the file, also after an error; else that would happen at some later time.
+                trace = session.end_profiling()
+                session.close()
+            return read_trace(trace.read_text(encoding="utf-8"))[PROFILE_WARM_UP_RUNS:]
+
 
 class OnnxRuntimeSession(Session):
-    """An opened ``InferenceSession``."""
+    """An opened ``InferenceSession``.
 
-    def __init__(self, model: Path, options: OnnxRuntimeOptions) -> None:
+    Args:
+        model: The ``.onnx`` file.
+        options: How onnxruntime is set up.
+        trace: Start of the name of a file for the times of operators; None does not profile.
+    """
+
+    def __init__(
+        self, model: Path, options: OnnxRuntimeOptions, *, trace: Path | None = None
+    ) -> None:
         ort = _import()
         if _PROVIDER not in ort.get_available_providers():
             raise UnavailableError(
@@ -89,6 +131,9 @@ class OnnxRuntimeSession(Session):
         settings.add_session_config_entry("session.intra_op.allow_spinning", spinning)
         if not options.fuse_qdq:
             settings.add_session_config_entry("session.disable_quant_qdq", "1")
+        if trace is not None:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(trace)
         try:
             self._session: Any = ort.InferenceSession(
                 str(model), sess_options=settings, providers=[_PROVIDER]
@@ -113,9 +158,62 @@ class OnnxRuntimeSession(Session):
             ) from error
         return dict(zip(self._names, values, strict=True))
 
+    def end_profiling(self) -> Path:
+        """Write the trace of all runs so far, and say where."""
+        return Path(self._session.end_profiling())
+
     def close(self) -> None:
         """Give the engine's memory back."""
         self._session = None
+
+
+def read_trace(text: str) -> list[list[OperatorTime]]:
+    """Times of operators in a trace of onnxruntime: one list per run, warm-ups included.
+
+    A node that runs other nodes (``If``, ``Loop``) is given only the time that is its own. A node
+    that runs several times in one run is given the sum.
+
+    Args:
+        text: Chrome's trace format, as ``InferenceSession.end_profiling`` writes it.
+
+    Raises:
+        ModelError: It is no such trace.
+    """
+    try:
+        events = [e for e in json.loads(text) if e["cat"] == "Node" or e["name"] == _RUN_EVENT]
+        runs = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] == _RUN_EVENT)
+        kernels = [e for e in events if e["name"].endswith(_KERNEL_SUFFIX)]
+        kernels.sort(key=lambda e: (e["ts"], -e["dur"]))
+        return [_own_times(e for e in kernels if start <= e["ts"] < end) for start, end in runs]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"onnxruntime's trace cannot be read ({error}); leave the times of operators out"
+        ) from error
+
+
+def _own_times(events: Iterable[Mapping[str, Any]]) -> list[OperatorTime]:
+    """One entry per node; microseconds become milliseconds.
+
+    Args:
+        events: Of one run, ordered by their start, the longer one first.
+    """
+    times: dict[tuple[str, str, str, str], float] = {}
+    around: list[tuple[float, tuple[str, str, str, str]]] = []
+    for event in events:
+        start, facts = event["ts"], event["args"]
+        name = event["name"].removesuffix(_KERNEL_SUFFIX) or facts["op_name"]
+        key = (facts["node_index"], name, facts["op_name"], facts["provider"])
+        while around and around[-1][0] <= start:
+            around.pop()
+        if around:
+            times[around[-1][1]] -= event["dur"]
+        if facts["op_name"] in _CONTROL_FLOW:
+            around.append((start + event["dur"], key))
+        times[key] = times.get(key, 0.0) + event["dur"]
+    return [
+        OperatorTime(name=name, kind=kind, time_ms=max(0.0, microseconds / 1e3), device=provider)
+        for (_, name, kind, provider), microseconds in times.items()
+    ]
 
 
 def _import() -> Any:

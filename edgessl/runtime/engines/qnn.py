@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +26,7 @@ from edgessl.config import Options, build_options
 from edgessl.errors import ModelError, UnavailableError
 from edgessl.optional import require
 from edgessl.runtime.engines.onnxruntime import error_types, one_line, tensor_spec
+from edgessl.runtime.profiling import OperatorTime
 from edgessl.runtime.session import Array, Session
 
 __all__ = [
@@ -93,6 +94,20 @@ class Qnn:
         """Load a context (``.onnx`` with an EPContext node) or a QDQ ``.onnx`` file."""
         settings = build_options(QnnOptions, options, where="qnn options")
         return QnnSession(model, settings)
+
+    @staticmethod
+    def profile(
+        model: Path,
+        options: Mapping[str, OptionValue],
+        feeds: Sequence[Mapping[str, Array]],
+        runs: int,
+    ) -> Sequence[Sequence[OperatorTime]]:
+        """Not offered: the NPU counts cycles of its operators and does not tell its clock."""
+        raise UnavailableError(
+            f"qnn: the profiler of onnxruntime-qnn {Qnn.version()} counts cycles per operator, not "
+            "time, and the emulator's are not the NPU's; read them on the device with Qualcomm's "
+            "qnn-profile-viewer"
+        )
 
 
 class QnnSession(Session):

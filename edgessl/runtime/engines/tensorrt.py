@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,8 @@ from pydantic import Field
 from edgessl.bundle.manifest import OptionValue
 from edgessl.config import Options, build_options
 from edgessl.errors import ModelError
-from edgessl.runtime.session import Session
+from edgessl.runtime.profiling import OperatorTime
+from edgessl.runtime.session import Array
 from edgessl.runtime.tensorrt.execution import TensorRTSession
 from edgessl.runtime.tensorrt.versions import load_tensorrt
 
@@ -41,7 +42,7 @@ class TensorRT:
         return str(load_tensorrt().__version__)
 
     @staticmethod
-    def open(model: Path, options: Mapping[str, OptionValue]) -> Session:
+    def open(model: Path, options: Mapping[str, OptionValue]) -> TensorRTSession:
         """Load a serialized engine (``.plan``) with `TensorRTOptions`."""
         settings = build_options(TensorRTOptions, options, where="tensorrt options")
         if model.suffix == ".onnx":
@@ -50,3 +51,14 @@ class TensorRT:
                 "build one there with: edgessl finalize"
             )
         return TensorRTSession(model, device=settings.device, dla_core=settings.dla_core)
+
+    @staticmethod
+    def profile(
+        model: Path,
+        options: Mapping[str, OptionValue],
+        feeds: Sequence[Mapping[str, Array]],
+        runs: int,
+    ) -> list[list[OperatorTime]]:
+        """Times of the engine's layers, per run; copies between host and device are no layers."""
+        with TensorRT.open(model, options) as session:
+            return session.profile(feeds, runs)

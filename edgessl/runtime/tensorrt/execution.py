@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,15 @@ import numpy as np
 
 from edgessl.bundle.manifest import TensorSpec
 from edgessl.errors import ModelError, UnavailableError
+from edgessl.runtime.profiling import PROFILE_WARM_UP_RUNS, OperatorTime, Phases
 from edgessl.runtime.session import Array, Session
 from edgessl.runtime.tensorrt.logger import collecting_logger
 from edgessl.runtime.tensorrt.memory import Cuda, PairedBuffer
+from edgessl.runtime.tensorrt.profiler import (
+    collecting_profiler,
+    layer_kinds,
+    operator_times,
+)
 from edgessl.runtime.tensorrt.versions import load_tensorrt
 
 __all__ = ["TensorRTSession"]
@@ -43,6 +50,7 @@ class TensorRTSession(Session):
         self._buffers: dict[str, PairedBuffer] = {}
         self._context: Any = None
         self._engine: Any = None
+        self._profiler: Any = None
         self._cuda = Cuda(device)
         self._logger = collecting_logger(trt)
         try:
@@ -100,17 +108,55 @@ class TensorRTSession(Session):
 
     def run_impl(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Copy in, run, copy out; returns after the stream is done."""
-        context, cuda = self._context, self._cuda
+        sizes = self._stage(feeds)
+        self._copy_in(feeds)
+        self._execute()
+        self._copy_out(sizes)
+        self._cuda.synchronize()
+        return {
+            spec.name: self._buffers[spec.name].host(np.dtype(spec.dtype), sizes[spec.name]).copy()
+            for spec in self.outputs
+        }
+
+    def phases(self, feeds: Mapping[str, Array]) -> Phases:
+        """Run once and time both transfers and the computation, by the device's own clock.
+
+        Copies between the caller's arrays and pinned memory belong to none of the three.
+
+        Args:
+            feeds: As `run` takes them.
+
+        Raises:
+            DataError: As `run`.
+        """
+        self.check(feeds)
+        sizes, cuda = self._stage(feeds), self._cuda
+        with cuda.events(4) as (begin, copied, computed, end):
+            cuda.record(begin)
+            self._copy_in(feeds)
+            cuda.record(copied)
+            self._execute()
+            cuda.record(computed)
+            self._copy_out(sizes)
+            cuda.record(end)
+            cuda.synchronize()
+            return Phases(
+                host_to_device_ms=cuda.elapsed_ms(begin, copied),
+                compute_ms=cuda.elapsed_ms(copied, computed),
+                device_to_host_ms=cuda.elapsed_ms(computed, end),
+            )
+
+    def _stage(self, feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+        """Write the inputs to pinned memory; the outputs' shapes, with memory for them."""
+        context = self._context
         for spec in self.inputs:
-            array = np.ascontiguousarray(feeds[spec.name])
+            array = feeds[spec.name]
             if not context.set_input_shape(spec.name, array.shape):
                 raise ModelError(
                     f"{self._name}: input '{spec.name}' of {'x'.join(map(str, array.shape))} is "
                     "outside what the engine was built for; feed other sizes or finalize again"
                 )
-            buffer = self._buffer(spec.name, array.nbytes)
-            buffer.host(array.dtype, array.shape)[...] = array
-            cuda.copy_in(buffer, array.nbytes)
+            self._buffer(spec.name, array.nbytes).host(array.dtype, array.shape)[...] = array
         sizes: dict[str, tuple[int, ...]] = {}
         for spec in self.outputs:
             shape = tuple(int(size) for size in context.get_tensor_shape(spec.name))
@@ -120,18 +166,42 @@ class TensorRTSession(Session):
                     "does not run; export the model without such an output"
                 )
             sizes[spec.name] = shape
-            count = int(np.prod(shape, dtype=np.int64))
-            self._buffer(spec.name, count * np.dtype(spec.dtype).itemsize)
-        if not context.execute_async_v3(cuda.stream):
+            self._buffer(spec.name, _size_bytes(spec, shape))
+        return sizes
+
+    def _copy_in(self, feeds: Mapping[str, Array]) -> None:
+        for spec in self.inputs:
+            self._cuda.copy_in(self._buffers[spec.name], feeds[spec.name].nbytes)
+
+    def _execute(self) -> None:
+        if not self._context.execute_async_v3(self._cuda.stream):
             raise ModelError(f"{self._name}: the engine fails while running: {self._said()}")
+
+    def _copy_out(self, sizes: Mapping[str, tuple[int, ...]]) -> None:
         for spec in self.outputs:
-            count = int(np.prod(sizes[spec.name], dtype=np.int64))
-            cuda.copy_out(self._buffers[spec.name], count * np.dtype(spec.dtype).itemsize)
-        cuda.synchronize()
-        return {
-            spec.name: self._buffers[spec.name].host(np.dtype(spec.dtype), sizes[spec.name]).copy()
-            for spec in self.outputs
-        }
+            self._cuda.copy_out(self._buffers[spec.name], _size_bytes(spec, sizes[spec.name]))
+
+    def profile(self, feeds: Sequence[Mapping[str, Array]], runs: int) -> list[list[OperatorTime]]:
+        """Layers of each run after a warm-up; the session is slower from then on.
+
+        Raises:
+            UnavailableError: The engine reports no layers.
+        """
+        trt = load_tensorrt()
+        inspector = self._engine.create_engine_inspector()
+        kinds = layer_kinds(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        # The context keeps a pointer to it only.
+        self._profiler = self._context.profiler = collecting_profiler(trt)
+        profiles = []
+        for feed in islice(cycle(feeds), PROFILE_WARM_UP_RUNS + runs):
+            self.run(feed)
+            profiles.append(operator_times(self._profiler.take(), kinds))
+        if not any(profiles):
+            raise UnavailableError(
+                f"{self._name}: TensorRT {trt.__version__} reports no layers of this engine; "
+                "leave the times of operators out"
+            )
+        return profiles[PROFILE_WARM_UP_RUNS:]
 
     def _said(self) -> str:
         text: str = self._logger.errors()
@@ -155,5 +225,9 @@ class TensorRTSession(Session):
         for buffer in self._buffers.values():
             self._cuda.free(buffer)
         self._buffers = {}
-        self._context = self._engine = self._runtime = None
+        self._context = self._profiler = self._engine = self._runtime = None
         self._cuda.close()
+
+
+def _size_bytes(spec: TensorSpec, shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize
