@@ -74,10 +74,12 @@ fail_on() {
 
 install() {
     check_settings
-    local what="${BENCHMARK_INSTALL:-${here%/*}[compile]}" words
-    read -r -d '' -a words <<<"$what" || true
-    python -m pip install --disable-pip-version-check --quiet "${words[@]}" ||
-        die "pip cannot install '$what'"
+    local what=("${here%/*}[compile,report]")
+    if [[ -n "${BENCHMARK_INSTALL:-}" ]]; then
+        read -r -d '' -a what <<<"$BENCHMARK_INSTALL" || true
+    fi
+    python -m pip install --disable-pip-version-check --quiet "${what[@]}" ||
+        die "pip cannot install '${what[*]}'; see above"
 }
 
 # --- which commit is the base ---------------------------------------------------------------------
@@ -86,23 +88,22 @@ commit_of() { # REF: its commit, or nothing
     git rev-parse --verify --quiet --end-of-options "$1^{commit}" || true
 }
 
+fetch() { # REFSPEC, OPTION for a checkout without history
+    local option=()
+    if [[ "$(git rev-parse --is-shallow-repository)" == true ]]; then
+        option=("$2")
+    fi
+    git fetch --quiet --no-tags ${option[@]+"${option[@]}"} origin "$1" >&2
+}
+
 fetched() { # REF: its commit, asked from the remote if it is not here
     local commit
     commit="$(commit_of "$1")"
     [[ -n "$commit" ]] || commit="$(commit_of "origin/$1")"
-    if [[ -z "$commit" && "$1" != -* ]] && git fetch --quiet --no-tags --depth 1 origin "$1" >&2; then
+    if [[ -z "$commit" && "$1" =~ ^[[:alnum:]][[:graph:]]*$ ]] && fetch "$1" --depth=1; then
         commit="$(commit_of FETCH_HEAD)"
     fi
     echo "$commit"
-}
-
-fetch_branch() { # BRANCH, with the history that a merge base takes
-    local refspec="+refs/heads/$1:refs/remotes/origin/$1" depth=()
-    if [[ "$(git rev-parse --is-shallow-repository)" == true ]]; then
-        depth=(--unshallow)
-    fi
-    git fetch --quiet --no-tags ${depth[@]+"${depth[@]}"} origin "$refspec" >&2 ||
-        die "branch '$1' cannot be fetched; check out with the whole history (fetch-depth: 0)"
 }
 
 base_commit() {
@@ -113,7 +114,8 @@ base_commit() {
         commit="$(fetched "$ref")"
     elif [[ -n "$branch" ]]; then
         # Of a merge commit, which CI may have made, this is the branch as it was merged.
-        fetch_branch "$branch"
+        fetch "+refs/heads/$branch:refs/remotes/origin/$branch" --unshallow ||
+            die "branch '$branch' cannot be fetched; check out with the whole history (fetch-depth: 0)"
         commit="$(git merge-base HEAD "refs/remotes/origin/$branch" || true)"
         ref="merge base with $branch"
     elif [[ "$before" =~ [1-9a-f] ]]; then # a new branch has zeros
@@ -122,7 +124,7 @@ base_commit() {
     else
         ref="HEAD^"
         commit="$(commit_of "$ref")"
-        if [[ -z "$commit" ]] && git fetch --quiet --no-tags --deepen 1 origin >&2; then
+        if [[ -z "$commit" ]] && fetch "$(git rev-parse HEAD)" --deepen=1; then
             commit="$(commit_of "$ref")"
         fi
     fi

@@ -1,8 +1,8 @@
 """Record what noise a machine adds to two equal arms, for the simulation of the gate.
 
-``python benchmarks/latency/record_noise.py`` measures the same numpy network twice, in turns, and
-writes every query to ``tests/benchmarking/recorded/<name>.samples.json.gz`` and the machine's facts
-to ``<name>.json`` beside it.
+``python benchmarks/latency/record_noise.py --note "what else ran"`` measures the same numpy network
+twice, in turns, and writes every query to ``tests/benchmarking/recorded/noise.samples.json.gz`` and
+the machine's facts to ``noise.json`` beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 
 from edgessl.benchmarking import BenchmarkOptions, GateOptions, measure
+from edgessl.benchmarking.recording import save_recording
+from edgessl.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "tests" / "benchmarking" / "recorded"
@@ -28,7 +30,8 @@ def main() -> None:
     parser.add_argument("--restarts", type=int, default=80)
     parser.add_argument("--block-seconds", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="noise")
+    parser.add_argument("--note", required=True, help="what else the machine did")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
     words = parser.parse_args()
     paths = (str(ROOT / "tests"), os.environ.get("PYTHONPATH", ""))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # for the worker processes
@@ -41,9 +44,21 @@ def main() -> None:
     )
     start = time.monotonic()
     measurement = measure([working(ARM)], against=[working(BASE)], options=options)
-    result = measurement.write(FOLDER / f"{words.name}.json")
-    print(f"{time.monotonic() - start:.0f} s, load {result.environment.load_average}")
-    print(f"control arm: largest over smallest {result.harness.control_ratio:.3f}")
+    result = measurement.result
+    samples = save_recording(measurement.recording, words.folder / "noise.samples.json.gz")
+    facts = {
+        "note": words.note,
+        "created_utc": result.created_utc,
+        "seconds": round(time.monotonic() - start),
+        "samples": samples.model_dump(mode="json"),
+        "options": options.model_dump(mode="json"),
+        "environment": result.environment.model_dump(mode="json"),
+        "control_p50_ms": result.harness.control_p50_ms,
+        "problems": result.harness.problems,
+        "dropped": result.protocol.dropped,
+        "remarks": result.remarks,
+    }
+    write_json(words.folder / "noise.json", facts)
     for metric in result.comparisons[0].metrics:
         print(metric.model_dump_json())
 

@@ -26,6 +26,9 @@ class ArmSpec(Options):
         arguments: JSON values.
         threads: Threads that the arm may use; the worker sets ``OMP_NUM_THREADS`` and the like
             before anything is imported.
+        python: Interpreter of another environment that runs the worker, for engines that do not
+            install beside each other. It needs edgessl on its path, and numpy, pydantic, psutil and
+            pillow; None takes this one.
         workload: What one run has to compute, where the caller knows and the arm does not.
     """
 
@@ -33,6 +36,7 @@ class ArmSpec(Options):
     factory: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     arguments: dict[str, OptionValue] = Field(default_factory=dict)
     threads: int = Field(ge=1, le=1024)
+    python: str | None = None
     workload: Workload | None = None
 
 

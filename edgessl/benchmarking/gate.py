@@ -14,12 +14,14 @@ metric whose ratio is at least `pass_below` passes as rarely. The other half of 
 reserve, because noise is not normal and such far tails of t are approximate.
 
 The noise of a CI runner has heavy tails. Medians over blocks take out what disturbs a block. What
-remains is a process that is slow for its whole life, by the luck of where its memory lies: one in
-15, by 8 to 16 %, where this was developed. Both arms are treated alike, so such noise is symmetric,
-and for symmetric heavy tails Student's t is conservative: no false alarms, but neither does it see
-an arm that is 5 % slower. So from 12 restarts on a sixth of them is left out at each end, and the
-interval is that of the trimmed mean. Of 6 restarts none is left out: the degrees of freedom are
-worth more. Simulations on recorded and on heavy-tailed noise are in the tests.
+remains is other work that lasts for several, and a process that is slow for its whole life: one in
+20, by 8 to 16 %, on the machine where this was developed. Both arms are treated alike, so such
+noise is symmetric, and for symmetric heavy tails Student's t is conservative: it raises no false
+alarms, but it overlooked one in eight arms that were 5 % slower. So from 12 restarts on a sixth of
+them is left out at each end, and the interval is that of the trimmed mean. Of 6 restarts none is
+left out: the degrees of freedom are worth more. The price: an arm of which fewer than one process
+in six is slower is as good as equal. Simulations on recorded and on heavy-tailed noise are in the
+tests.
 
 Source: Y. Benjamini, Is the t test really conservative when the parent distribution is long-tailed?
 Journal of the American Statistical Association 78 (1983), 645-654.

@@ -55,7 +55,7 @@ class WorkerProcess(Closing):
         environment = {**os.environ, **threads, "TMPDIR": str(folder)}
         environment[STARTED_VARIABLE] = str(time.monotonic_ns())
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgessl.benchmarking.worker"],
+            [spec.python or sys.executable, "-m", "edgessl.benchmarking.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

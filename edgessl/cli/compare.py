@@ -55,9 +55,12 @@ def _judge_again(path: Path, changes: dict[str, Any], *, as_json: bool) -> None:
     from edgessl.benchmarking.stored import load_result, load_samples, rejudge
     from edgessl.cli.benchmark import end_as_judged
     from edgessl.config import build_options
+    from edgessl.errors import UsageError
 
     stored = load_result(path)
     values = {**stored.protocol.gate.model_dump(), **changes}
+    if not values["metrics"] and changes.keys() - {"metrics"}:
+        raise UsageError("margins without metrics judge nothing; name some: --gate p50,p90")
     judged = rejudge(
         stored, load_samples(stored, path), build_options(GateOptions, values, where="compare")
     )

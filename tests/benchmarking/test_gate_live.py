@@ -19,7 +19,11 @@ def test_a_tenth_more_fails_and_nothing_more_does_not(
     # Workers are new interpreters; give them the path that pytest gives this one.
     monkeypatch.setenv("PYTHONPATH", str(root / "tests"))
     options = BenchmarkOptions(
-        blocks=4, block_seconds=0.05, cold_starts=1, gate=GateOptions(metrics=("p50",))
+        blocks=4,
+        block_seconds=0.05,
+        warm_up_seconds=0.1,
+        cold_starts=1,
+        gate=GateOptions(metrics=("p50",)),
     )
     measurement = measure(
         [working("slower", slowdown=0.1), working("equal")],

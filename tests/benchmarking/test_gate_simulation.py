@@ -67,7 +67,10 @@ def test_five_percent_more_never_passes(noise: Recording) -> None:
 
 
 def test_equal_arms_mostly_pass(recorded: Recording) -> None:
-    assert shares(recorded, ratio=1.0)["PASS"] >= 0.9
+    assert shares(recorded, ratio=1.0)["PASS"] > 0.5
+    # What remains is the noise of the 90th percentile.
+    without_p90 = GateOptions(metrics=("p50", "size", "memory"))
+    assert shares(recorded, without_p90, ratio=1.0)["PASS"] > 0.99
 
 
 def test_a_careless_gate_is_found_out(noise: Recording) -> None:

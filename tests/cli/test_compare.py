@@ -31,6 +31,7 @@ def edited(path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
         (["--gate", "none"], 0, ""),
         (["--gate", "size, memory"], 0, ""),
         (["--gate", "speed"], 2, "error: compare: metrics.0"),
+        (["--gate", "none", "--fail-above", "1.01"], 2, "margins without metrics judge nothing"),
         (["--fail-above", "1.2"], 2, "fail_above must be less than pass_below"),
     ],
 )

@@ -71,12 +71,13 @@ def verdicts(
     Args:
         noise: What `figures` gives.
         draws: Which restarts each trial sees.
-        gate: All three metrics are gated by it.
+        gate: Which metrics count; sizes do not, they are equal.
         ratio: True ratio of all times.
         memory_ratio: True ratio of the memory.
     """
     shift = np.log([ratio, ratio, memory_ratio])
-    samples = noise[draws.restarts] * draws.signs[..., None] + shift
+    gated = [index for index, metric in enumerate(_METRICS) if metric in gate.metrics]
+    samples = (noise[draws.restarts] * draws.signs[..., None] + shift)[..., gated]
     ends: list[Verdict] = ["INCONCLUSIVE"] * len(samples)
     for look in gate.looks:
         found = interval(np.moveaxis(samples[:, :look], 1, -1), gate, pairs=1)

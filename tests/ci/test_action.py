@@ -1,0 +1,424 @@
+"""The GitHub action: its file, and its steps run here in a repository with a base and a head."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .conftest import BUILD, Project
+from contracts.ci_runner import Job, Runner
+from edgessl.benchmarking import history
+
+QUICK = (
+    "--gate size --looks 2 --blocks 2 --block-seconds 0.02\n--cold-starts 1"  # two lines of words
+)
+
+
+@pytest.fixture
+def action(root: Path) -> dict[str, Any]:
+    found = yaml.safe_load((root / "action.yml").read_text(encoding="utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture
+def runner(
+    tmp_path: Path, project: Project, tools_of_this_edgessl: Path
+) -> Callable[..., tuple[Job, Runner]]:
+    """Runs the action in a fresh checkout, as one job; the cache lives on."""
+    jobs = 0
+
+    def run(
+        ref: str = "main",
+        *,
+        shallow: bool = True,
+        env: dict[str, str] | None = None,
+        before: str = "",
+        **inputs: str,
+    ) -> tuple[Job, Runner]:
+        nonlocal jobs
+        jobs += 1
+        place = tmp_path / f"job-{jobs}"
+        place.mkdir()
+        made = Runner(
+            action=tools_of_this_edgessl,
+            workspace=project.checkout(place / "workspace", ref, shallow=shallow),
+            env={**project.env, **(env or {})},
+            cache=tmp_path / "cache",
+            uploads=place / "uploads",
+            temporary=place / "temporary",
+            github={"event.before": before},
+        )
+        defaults = {"build": BUILD, "artifact": "model.edge", "install": "marker"}
+        return made.run(**(defaults | inputs)), made
+
+    return run
+
+
+def lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def test_it_is_a_composite_action(action: dict[str, Any]) -> None:
+    assert action["runs"]["using"] == "composite"
+    assert {"name", "description", "inputs", "outputs", "runs"} == set(action)
+    for spec in (*action["inputs"].values(), *action["outputs"].values()):
+        assert spec["description"]
+    for name, spec in action["inputs"].items():
+        assert spec.get("required") or isinstance(spec["default"], str), name
+    for step in action["runs"]["steps"]:
+        kind = {"run", "shell"} if "run" in step else {"uses", "with"}
+        assert kind <= set(step) <= kind | {"name", "id", "if", "env"}, step
+        assert step.get("shell", "bash") == "bash"
+
+
+def test_no_input_can_become_code(action: dict[str, Any]) -> None:
+    for step in action["runs"]["steps"]:
+        assert "${{" not in step.get("run", ""), step["name"]
+
+
+def test_actions_of_others_are_pinned_by_commit(root: Path) -> None:
+    used = re.findall(r"uses: (.*)", (root / "action.yml").read_text(encoding="utf-8"))
+    assert used
+    for reference in used:
+        assert re.fullmatch(r"actions/[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", reference)
+
+
+def test_every_input_is_used_and_every_used_one_exists(action: dict[str, Any]) -> None:
+    text = json.dumps(action["runs"])
+    assert set(re.findall(r"inputs\.([\w-]+)", text)) == set(action["inputs"])
+
+
+def test_the_script_reads_what_the_steps_give(root: Path, action: dict[str, Any]) -> None:
+    script = (root / "ci" / "benchmark.sh").read_text(encoding="utf-8")
+    given = {name for step in action["runs"]["steps"] for name in step.get("env", {})}
+    read = set(re.findall(r"\$\{(BENCHMARK_\w+)", script))
+    assert given | {"BENCHMARK_CACHE"} == read
+    documented = set(re.findall(r"^#   (BENCHMARK_\w+)", script, re.MULTILINE))
+    assert documented == read
+
+
+# --- the whole way, with the real edgessl ---------------------------------------------------------
+
+
+def test_equal_bundles_pass_and_a_larger_one_fails(
+    runner: Callable[..., tuple[Job, Runner]],
+    project: Project,
+    real_tools: Path,
+    wheel: Path,
+    tmp_path: Path,
+) -> None:
+    base = project.git("rev-parse", "HEAD")
+    equal = project.commit("small", "nothing that matters")
+    trend = tmp_path / "history.jsonl"
+    install = f"--no-index {wheel}"
+    job, made = runner(
+        before=base, arguments=QUICK, install=install, history=str(trend), fail_on="FAIL,INVALID"
+    )
+    assert (job.code, job.outputs["verdict"]) == (0, "PASS"), job.log
+    assert "### edgessl benchmark: PASS" in job.summary
+    assert f"head {equal}, base {base}" in job.summary
+    assert list(real_tools.glob("lib/python*/site-packages/marker.py"))
+    result = json.loads((made.workspace / job.outputs["result"]).read_text())
+    assert [arm["name"] for arm in result["arms"]] == ["head.edge", "base.edge"]
+    assert float(job.outputs["ratio-p50"]) == result["comparisons"][0]["metrics"][0]["ratio"]
+    hashes = {arm["artifact"]["sha256"] for arm in result["arms"]}
+    assert len(hashes) == 1
+    assert [p.name for p in (tmp_path / "cache").rglob("*.edge")] == [f"{hashes.pop()}.edge"]
+    assert [entry.label for entry in history.read(trend)] == [equal]
+
+    project.commit("large", "a better model")
+    job, made = runner(before=base, arguments=QUICK, install=install)
+    assert (job.code, job.failed, job.outputs["verdict"]) == (1, "Judge", "FAIL"), job.log
+    assert "### edgessl benchmark: FAIL" in job.summary
+    assert "::error title=edgessl benchmark::FAIL" in job.log
+    uploaded = {p.name for p in (made.uploads / "edgessl-benchmark").iterdir()}
+    assert {
+        *("head.edge", "base.edge", "base-commit", "result.json"),
+        *("result.samples.json.gz", "junit.xml"),
+    } <= uploaded
+    # The base was built once; the second job had it from the cache.
+    assert lines(project.env["BUILDS"]) == [
+        "small in workspace",
+        "small in checkout",
+        "large in workspace",
+    ]
+    assert "Keep the base's bundle" not in job.ran
+
+
+# --- verdicts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ended", "fail_on", "code"),
+    [
+        ("PASS:0", "FAIL,INCONCLUSIVE,INVALID", 0),
+        ("none:0", "FAIL,INCONCLUSIVE,INVALID", 0),
+        ("FAIL:1", "FAIL", 1),
+        ("FAIL:1", "", 0),
+        ("INCONCLUSIVE:3", "FAIL", 0),
+        ("INCONCLUSIVE:3", "FAIL, INCONCLUSIVE", 3),
+        ("INVALID:4", "FAIL INCONCLUSIVE", 0),
+        ("INVALID:4", "INVALID", 4),
+    ],
+)
+@pytest.mark.usefixtures("fake_tools")
+def test_the_verdicts_that_were_asked_for_fail_the_job(
+    runner: Callable[..., tuple[Job, Runner]],
+    project: Project,
+    ended: str,
+    fail_on: str,
+    code: int,
+) -> None:
+    project.commit("small", "head")
+    job, _ = runner(env={"VERDICT": ended}, fail_on=fail_on)
+    verdict = ended.partition(":")[0]
+    assert (job.code, job.outputs["verdict"]) == (code, verdict), job.log
+    assert float(job.outputs["ratio-p50"]) == pytest.approx(1.1, rel=0.01)
+    assert f"found {verdict}" in job.summary
+    if verdict in ("PASS", "none"):
+        assert "::" not in job.log
+    else:
+        assert f"::{'error' if code else 'warning'} title=edgessl benchmark::{verdict}" in job.log
+
+
+@pytest.mark.parametrize(
+    ("ended", "said"),
+    [
+        (":4", "ended with 4 and left no result"),  # an arm that crashes
+        (":1", "ended with 1 and left no result"),
+        ("PASS:2", "ended with 2 although it found PASS"),  # a report that cannot be written
+        ("INVALID:1", "ended with 1 although it found INVALID"),
+    ],
+)
+@pytest.mark.usefixtures("fake_tools")
+def test_without_a_verdict_nothing_passes(
+    runner: Callable[..., tuple[Job, Runner]], project: Project, ended: str, said: str
+) -> None:
+    project.commit("small", "head")
+    job, made = runner(env={"VERDICT": ended}, fail_on="")
+    assert (job.code, job.failed) == (2, "Measure")
+    assert f"::error title=edgessl benchmark::edgessl benchmark {said}" in job.log
+    assert "Judge" not in job.ran
+    assert (made.uploads / "edgessl-benchmark" / "head.edge").is_file()
+
+
+@pytest.mark.usefixtures("fake_tools")
+def test_a_result_of_yesterday_is_no_verdict(
+    runner: Callable[..., tuple[Job, Runner]], project: Project
+) -> None:
+    project.commit("small", "head")
+    left = "mkdir -p edgessl-benchmark; echo PASS > edgessl-benchmark/verdict; echo {} > edgessl-benchmark/result.json"
+    job, _ = runner(env={"VERDICT": ":4"}, build=f"{BUILD}\n{left}")
+    assert job.code == 2
+
+
+# --- what the inputs do ---------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("fake_tools")
+def test_words_reach_the_benchmark_as_they_are(
+    runner: Callable[..., tuple[Job, Runner]], project: Project
+) -> None:
+    head = project.commit("small", "head")
+    job, made = runner(
+        arguments="--looks 6,12\n  --label $(touch pwned)", history="trend.jsonl", output="out"
+    )
+    assert job.code == 0, job.log
+    words = lines(project.env["WORDS"])
+    assert words[:4] == ["benchmark", "out/head.edge", "--against", "out/base.edge"]
+    assert words[-9:] == [
+        *("--looks", "6,12", "--label", "$(touch", "pwned)"),
+        *("--history", "trend.jsonl", "--label", head),
+    ]
+    assert not (made.workspace / "pwned").exists()
+    assert job.outputs["result"] == "out/result.json"
+    assert lines(project.env["INSTALLED"])[0].endswith(" marker")
+
+
+@pytest.mark.usefixtures("fake_tools")
+def test_without_a_wish_this_edgessl_is_installed(
+    runner: Callable[..., tuple[Job, Runner]], project: Project, tools_of_this_edgessl: Path
+) -> None:
+    project.commit("small", "head")
+    runner(install="")
+    (asked,) = lines(project.env["INSTALLED"])
+    assert asked.endswith(f" {tools_of_this_edgessl}[compile,report]")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"build": ""}, "no build command is set"),
+        ({"artifact": "model.onnx"}, "the artifact is 'model.onnx'"),
+        ({"artifact": "/tmp/model.edge"}, "the artifact is '/tmp/model.edge'"),
+        ({"fail_on": "FAILED"}, "fail-on holds 'FAILED'; choose from FAIL, INCONCLUSIVE, INVALID"),
+        ({"base_ref": "--upload-pack=touch pwned"}, "is not a commit here"),
+        ({"base_ref": "$(touch pwned)"}, "is not a commit here"),
+        ({"base_ref": "v9"}, "base 'v9' is not a commit here or on the remote"),
+        ({"build": "exit 3"}, "the build command failed for head"),
+        ({"build": "true"}, "the build command made no model.edge for head"),
+        (
+            {"build": f'{BUILD}\n[[ "$(cat note)" == head ]]'},
+            "the build command failed for base",
+        ),
+        ({"build": f"false\n{BUILD}"}, "the build command failed for head"),
+        ({"build": f'echo "$unset"\n{BUILD}'}, "the build command failed for head"),
+    ],
+)
+@pytest.mark.usefixtures("fake_tools")
+def test_mistakes_are_errors(
+    runner: Callable[..., tuple[Job, Runner]],
+    project: Project,
+    inputs: dict[str, str],
+    said: str,
+) -> None:
+    project.commit("small", "head")
+    job, made = runner(**inputs)
+    assert job.code == 2, job.log
+    assert re.search(f"::error title=edgessl benchmark::.*{re.escape(said)}", job.log), job.log
+    assert "Measure" not in job.ran
+    assert not (made.workspace / "pwned").exists()
+
+
+def test_a_message_is_one_annotation(
+    runner: Callable[..., tuple[Job, Runner]], project: Project, fake_tools: Path
+) -> None:
+    project.commit("small", "head")
+    job, _ = runner(base_ref="50%\n::error::made up")
+    assert "::error title=edgessl benchmark::base '50%25%0A::error::made up' is not" in job.log
+    assert job.log.count("\n") == 1
+
+
+# --- which commit is the base ---------------------------------------------------------------------
+
+
+def base_of(made: Runner) -> str:
+    return (made.workspace / "edgessl-benchmark" / "base-commit").read_text().strip()
+
+
+@pytest.mark.usefixtures("fake_tools")
+def test_of_a_merge_commit_the_base_is_the_branch_as_it_was_merged(
+    runner: Callable[..., tuple[Job, Runner]], project: Project
+) -> None:
+    fork = project.git("rev-parse", "HEAD")
+    project.commit("large", "main goes on")
+    merged_into = project.git("rev-parse", "HEAD")
+    project.git("checkout", "--quiet", "-b", "feature", fork)
+    (project.origin / "other").write_text("x")
+    project.git("add", ".")
+    project.git("commit", "--quiet", "--message", "feature")
+    project.git("checkout", "--quiet", "--detach", "main")
+    project.git("merge", "--quiet", "--no-edit", "feature")
+    project.git("update-ref", "refs/pull/1/merge", "HEAD")
+    project.git("checkout", "--quiet", "main")
+    project.commit("large", "and on")
+    env = {"GITHUB_BASE_REF": "main"}
+    job, made = runner("refs/pull/1/merge", env=env, before=fork)
+    assert (job.code, base_of(made)) == (0, merged_into), job.log
+    job, made = runner("feature", env=env)
+    assert (job.code, base_of(made)) == (0, fork), job.log
+    job, made = runner("feature", env=env, shallow=False)
+    assert (job.code, base_of(made)) == (0, fork), job.log
+
+
+@pytest.mark.parametrize("shallow", [True, False])
+@pytest.mark.usefixtures("fake_tools")
+def test_of_a_push_the_base_is_the_commit_before(
+    runner: Callable[..., tuple[Job, Runner]], project: Project, shallow: bool
+) -> None:
+    first = project.git("rev-parse", "HEAD")
+    second = project.commit("small", "second")
+    project.commit("small", "third")
+    for before, expected in ((first, first), ("0" * 40, second), ("", second)):
+        job, made = runner(before=before, shallow=shallow)
+        assert (job.code, base_of(made)) == (0, expected), job.log
+
+
+@pytest.mark.parametrize("shallow", [True, False])
+@pytest.mark.usefixtures("fake_tools")
+def test_any_ref_can_be_the_base(
+    runner: Callable[..., tuple[Job, Runner]], project: Project, shallow: bool
+) -> None:
+    first = project.git("rev-parse", "HEAD")
+    project.git("tag", "v1")
+    project.git("branch", "release/1", first)
+    project.commit("small", "second")
+    project.commit("small", "third")
+    for ref in ("v1", "release/1", first):
+        job, made = runner(base_ref=ref, shallow=shallow, env={"GITHUB_BASE_REF": "main"})
+        assert (job.code, base_of(made)) == (0, first), job.log
+        was = "true" if shallow else "false"
+        found = project.git("rev-parse", "--is-shallow-repository", folder=made.workspace)
+        assert found == was
+
+
+@pytest.mark.usefixtures("fake_tools")
+def test_the_first_commit_has_no_base(
+    runner: Callable[..., tuple[Job, Runner]], project: Project
+) -> None:
+    job, _ = runner()
+    assert job.code == 2
+    assert "base 'HEAD^' is not a commit" in job.log
+
+
+# --- bundles of bases -----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("fake_tools")
+def test_a_base_is_built_again_only_where_it_may_differ(
+    runner: Callable[..., tuple[Job, Runner]], project: Project
+) -> None:
+    def builds_of_the_base(**changes: Any) -> int:
+        Path(project.env["BUILDS"]).write_text("")
+        job, _ = runner(shallow=False, **changes)
+        assert job.code == 0, job.log
+        return lines(project.env["BUILDS"]).count("small in checkout")
+
+    project.commit("large", "head")
+    assert builds_of_the_base() == 1
+    assert builds_of_the_base() == 0
+    project.commit("large", "another head")
+    assert builds_of_the_base(base_ref="HEAD^^") == 0
+    assert builds_of_the_base(base_ref="HEAD^^", env={"TOOLCHAIN": "newer"}) == 1
+    assert builds_of_the_base(base_ref="HEAD^^", build=f"{BUILD} # changed") == 1
+    # Another commit with the same files.
+    project.git("revert", "--no-edit", "--no-commit", "HEAD", "HEAD^")
+    project.git("commit", "--quiet", "--message", "back")
+    project.commit("large", "head")
+    assert builds_of_the_base() == 0
+
+
+@pytest.mark.usefixtures("fake_tools")
+def test_a_damaged_bundle_is_not_trusted(
+    runner: Callable[..., tuple[Job, Runner]], project: Project, tmp_path: Path
+) -> None:
+    project.commit("small", "head")
+    runner()
+    (stored,) = (tmp_path / "cache").rglob("*.edge")
+    content = stored.read_bytes()
+    stored.write_bytes(content[:-1] + b"?")
+    job, made = runner()
+    assert job.code == 0, job.log
+    assert (made.workspace / "edgessl-benchmark" / "base.edge").read_bytes() == content
+    assert f"::warning title=edgessl benchmark::the cached bundle {stored.stem}" in job.log
+
+
+@pytest.mark.usefixtures("fake_tools")
+def test_the_checkout_of_the_base_goes_away(
+    runner: Callable[..., tuple[Job, Runner]], project: Project
+) -> None:
+    project.commit("small", "head")
+    _, made = runner()
+    worktrees = project.git("worktree", "list", "--porcelain", folder=made.workspace)
+    assert worktrees.count("worktree ") == 1
+    assert list(made.temporary.glob("edgessl-base.*")) == []
