@@ -226,7 +226,8 @@ measure() {
         ${words[@]+"${words[@]}"} || code=$?
     # Without a result a crash of head.edge and a missing engine look alike; neither may pass.
     [[ -f "$out/result.json" ]] || die "edgessl benchmark ended with $code and left no result; see above"
-    found="$(python "$here/verdict.py" "$out/result.json")" || die "$out/result.json cannot be read"
+    found="$(python "$here/verdict.py" "$out/result.json")" ||
+        die "edgessl benchmark ended with $code and has no verdict; see above"
     read -r verdict ratio <<<"$found"
     case "$verdict:$code" in
     PASS:0 | none:0 | FAIL:1 | INCONCLUSIVE:3 | INVALID:4) ;;

@@ -12,6 +12,9 @@ __all__: list[str] = []
 
 def main() -> None:
     result = load_result(Path(sys.argv[1]))
+    if result.failure is not None:
+        # INVALID as well, but a bundle that crashes must not pass as a noisy machine does.
+        sys.exit(f"the run ended early: {result.failure}")
     ratio = result.comparisons[0].metric("p50").ratio
     print(result.verdict or "none", "" if ratio is None else ratio)
 

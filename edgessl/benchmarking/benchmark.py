@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,10 +13,10 @@ from edgessl import __version__
 from edgessl.benchmarking.arm import ArmSpec
 from edgessl.benchmarking.arms import CONTROL
 from edgessl.benchmarking.conditions import Watch, problems_of_run, wait_until_cool
-from edgessl.benchmarking.environment import StealMeter, env_hash, fingerprint
+from edgessl.benchmarking.environment import Environment, StealMeter, env_hash, fingerprint
 from edgessl.benchmarking.gate import Judgement, control_problems, decided, judge, overall
 from edgessl.benchmarking.mlperf import LoadgenSummary
-from edgessl.benchmarking.options import BenchmarkOptions, GateOptions, ScenarioOptions
+from edgessl.benchmarking.options import BenchmarkOptions, ScenarioOptions
 from edgessl.benchmarking.passes import Passes, harness_overhead_us, loadgen_logs
 from edgessl.benchmarking.protocol import Bench, Turns
 from edgessl.benchmarking.recording import Recording, save_recording
@@ -24,13 +25,18 @@ from edgessl.benchmarking.result import (
     Comparison,
     Harness,
     ProtocolFacts,
-    Verdict,
     Workload,
 )
-from edgessl.benchmarking.summary import arm_result, least_cosine, remarks
+from edgessl.benchmarking.summary import (
+    Extras,
+    arm_result,
+    comparison_problem,
+    least_cosine,
+    remarks,
+)
 from edgessl.bundle.archive import open_bundle
 from edgessl.bundle.manifest import OptionValue
-from edgessl.errors import UsageError
+from edgessl.errors import EdgeSSLError, UsageError
 from edgessl.files import sha256_file, write_json
 from edgessl.optional import is_available
 from edgessl.progress import Progress, silent
@@ -40,8 +46,10 @@ __all__ = ["Measurement", "benchmark", "measure", "mlperf_logs", "specs_for"]
 
 _MODEL_ENGINES = ("onnxruntime", "openvino")
 _LARGEST_DROPPED_SHARE = 0.25
+_ENDED_EARLY = "the run ended early"
 
 WorkloadOf = Callable[[Path], Workload | None]
+Checkpoint = Callable[["Measurement"], None]
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,16 @@ class Measurement:
 
     result: BenchmarkResult
     recording: Recording
+
+    def ended_early(self, reason: str) -> Measurement:
+        """What a checkpoint knew, as the result of a run that ended for this reason."""
+        result = self.result
+        others = [p for p in result.harness.problems if not p.startswith(_ENDED_EARLY)]
+        harness = result.harness.model_copy(
+            update={"problems": (*others, f"{_ENDED_EARLY}: {reason}")}
+        )
+        changes = {"failure": reason, "harness": harness}
+        return Measurement(result.model_copy(update=changes), self.recording)
 
     def write(self, path: str | Path) -> BenchmarkResult:
         """Write the result as JSON and the queries as ``<stem>.samples.json.gz`` beside it.
@@ -74,6 +92,7 @@ def benchmark(
     options: BenchmarkOptions | None = None,
     workload_of: WorkloadOf | None = None,
     progress: Progress = silent,
+    checkpoint: Checkpoint | None = None,
 ) -> Measurement:
     """Measure bundles and model files.
 
@@ -84,6 +103,7 @@ def benchmark(
         options: How to measure.
         workload_of: Counts the operations of an ``.onnx`` file; bundles bring their count.
         progress: Told after each block.
+        checkpoint: As for `measure`.
 
     Raises:
         BundleError: A bundle is damaged or not native.
@@ -94,7 +114,7 @@ def benchmark(
         [spec for path in side for spec in specs_for(path, options.threads, workload_of)]
         for side in (paths, against)
     )
-    return measure(first, against=second, options=options, progress=progress)
+    return measure(first, against=second, options=options, progress=progress, checkpoint=checkpoint)
 
 
 def mlperf_logs(
@@ -178,6 +198,7 @@ def measure(
     against: Sequence[ArmSpec] = (),
     options: BenchmarkOptions | None = None,
     progress: Progress = silent,
+    checkpoint: Checkpoint | None = None,
 ) -> Measurement:
     """Measure any arms; the factories of `ArmSpec` may live in other packages.
 
@@ -186,108 +207,162 @@ def measure(
     a random order that puts every arm equally often at every place. With a base to compare with,
     the data is judged after each look, and measuring stops as soon as all is decided.
 
+    An arm that crashes, fails or hangs ends the run. What was measured by then is returned with the
+    reason as the result's ``failure``, and no verdict but INVALID.
+
     Args:
         arms: What is measured.
         against: Bases; every arm is compared with each of them.
         options: How to measure.
         progress: Told after each block.
+        checkpoint: Given what is known after each restart, as if the run had ended there.
 
     Raises:
+        EdgeSSLError: An arm failed before there was anything to keep.
         UsageError: No arm, or CPUs that are not here.
-        UnavailableError: A worker process ended, or the machine throttled all the time.
+        UnavailableError: The machine throttled all the time.
     """
     options = options or BenchmarkOptions()
     specs = _distinct([*arms, *against])
     if options.start_temperature_c is not None:
         wait_until_cool(options.start_temperature_c, progress=progress)
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    before, steal = fingerprint(), StealMeter()
-    pairs = [(a.name, b.name) for b in specs[len(arms) :] for a in specs[: len(arms)]]
-    with (
-        tempfile.TemporaryDirectory(prefix="edgessl-", ignore_cleanup_errors=True) as scratch,
-        Watch(cpus=options.affinity) as watch,
-    ):
+    with ExitStack() as stack:
+        scratch = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="edgessl-", ignore_cleanup_errors=True)
+        )
+        watch = stack.enter_context(Watch(cpus=options.affinity))
+        begun = datetime.now(timezone.utc), fingerprint(), StealMeter()
         bench = Bench(specs, options, Path(scratch))
-        turns = Turns(bench, watch, progress)
-        _take_turns(turns, pairs, options)
+        control = stack.enter_context(bench.start_control())
+        turns = Turns(bench, control, watch, progress)
+        run = _Run(specs, len(against), bench, turns, *begun)
+        try:
+            run.take_turns(checkpoint)
+            overhead_us = harness_overhead_us(bench, turns.logs[0].facts)
+            passes = Passes(bench, progress)
+            extras = [passes.extras(index, log) for index, log in enumerate(turns.logs)]
+        except EdgeSSLError as error:
+            if not turns.logs:
+                raise
+            return run.measurement(failure=str(error))
+        return run.measurement(extras=extras, overhead_us=overhead_us)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One call of `measure`.
+
+    Attributes:
+        bases: How many of the last arms are bases.
+        created: When it began.
+        before: The machine at the beginning.
+    """
+
+    specs: Sequence[ArmSpec]
+    bases: int
+    bench: Bench
+    turns: Turns
+    created: datetime
+    before: Environment
+    steal: StealMeter
+
+    def take_turns(self, checkpoint: Checkpoint | None) -> None:
+        """Restart until the gate has decided, or as often as asked for; then start cold."""
+        turns, options = self.turns, self.bench.options
+        pairs, gate = self._pairs, options.gate
+        looks = gate.looks if pairs and gate.metrics else (options.restarts,)
+        for look in looks:
+            while len(turns.control_ms) < look:
+                turns.restart(planned=look)
+                if checkpoint is not None:
+                    checkpoint(self.measurement(failure="the run did not come to its end"))
+            if look != looks[-1] and decided(judge(turns.recording, pairs, gate)):
+                break
         for _ in range(options.cold_starts - len(turns.control_ms)):
             turns.cold_start()
-        null_p50_us, null_p90_us = harness_overhead_us(bench, turns.logs[0].facts)
-        passes = Passes(bench, progress)
-        results = [
-            arm_result(log, passes.extras(index, log)) for index, log in enumerate(turns.logs)
-        ]
-        inputs_sha256 = sha256_file(bench.inputs)
-    environment = before.model_copy(update={"steal_percent": steal.percent()})
-    control_ratio, problems = control_problems(turns.control_ms, options.gate)
-    problems += problems_of_run(before, fingerprint())
-    problems += _dropped_too_many(turns)
-    comparisons = _comparisons(turns, pairs, options.gate, invalid=bool(problems))
-    result = BenchmarkResult(
-        edgessl_version=__version__,
-        created_utc=created,
-        environment=environment,
-        env_hash=env_hash(environment),
-        protocol=ProtocolFacts(
-            scenario=ScenarioOptions.model_validate(
-                options.model_dump(include=set(ScenarioOptions.model_fields))
+
+    def measurement(
+        self,
+        *,
+        extras: Sequence[Extras] | None = None,
+        overhead_us: tuple[float, float] | None = None,
+        failure: str | None = None,
+    ) -> Measurement:
+        """What is known; without ``extras`` and ``overhead_us`` because of the failure."""
+        turns, options = self.turns, self.bench.options
+        environment = self.before.model_copy(update={"steal_percent": self.steal.percent()})
+        control_ratio, problems = control_problems(turns.control_ms, options.gate)
+        problems += problems_of_run(self.before, fingerprint())
+        problems += _dropped_too_many(turns)
+        if failure is not None:
+            problems.append(f"{_ENDED_EARLY}: {failure}")
+        extras = extras or [Extras.missing(failure or "")] * len(turns.logs)
+        results = [arm_result(log, extra) for log, extra in zip(turns.logs, extras, strict=True)]
+        comparisons = tuple(
+            self._comparison(found, invalid=bool(problems))
+            for found in judge(turns.recording, self._pairs, options.gate)
+        )
+        null_p50_us, null_p90_us = overhead_us or (None, None)
+        result = BenchmarkResult(
+            edgessl_version=__version__,
+            created_utc=self.created.isoformat(timespec="seconds"),
+            environment=environment,
+            env_hash=env_hash(environment),
+            protocol=self._protocol(),
+            harness=Harness(
+                null_p50_us=null_p50_us,
+                null_p90_us=null_p90_us,
+                control=CONTROL,
+                control_p50_ms=tuple(turns.control_ms),
+                control_ratio=control_ratio,
+                problems=tuple(problems),
             ),
+            arms=tuple(results),
+            comparisons=comparisons,
+            verdict=overall(c.verdict for c in comparisons),
+            failure=failure,
+            remarks=tuple(remarks(results)),
+        )
+        return Measurement(result, turns.recording)
+
+    @property
+    def _pairs(self) -> list[tuple[str, str]]:
+        first_base = len(self.specs) - self.bases
+        heads, bases = self.specs[:first_base], self.specs[first_base:]
+        return [(head.name, base.name) for base in bases for head in heads]
+
+    def _protocol(self) -> ProtocolFacts:
+        turns, options = self.turns, self.bench.options
+        scenario = options.model_dump(include=set(ScenarioOptions.model_fields))
+        return ProtocolFacts(
+            scenario=ScenarioOptions.model_validate(scenario),
             seed=options.seed,
             restarts=len(turns.control_ms),
             blocks=options.blocks,
             block_seconds=options.block_seconds,
             orders=tuple(turns.orders),
             affinity=options.affinity,
-            inputs_sha256=inputs_sha256,
+            inputs_sha256=sha256_file(self.bench.inputs),
             gate=options.gate,
             dropped=tuple(turns.dropped),
-        ),
-        harness=Harness(
-            null_p50_us=null_p50_us,
-            null_p90_us=null_p90_us,
-            control=CONTROL,
-            control_p50_ms=tuple(turns.control_ms),
-            control_ratio=control_ratio,
-            problems=tuple(problems),
-        ),
-        arms=tuple(results),
-        comparisons=comparisons,
-        verdict=overall(c.verdict for c in comparisons),
-        remarks=tuple(remarks(results)),
-    )
-    return Measurement(result, turns.recording)
+        )
 
-
-def _take_turns(turns: Turns, pairs: Sequence[tuple[str, str]], options: BenchmarkOptions) -> None:
-    """Restart until the gate has decided; without one, as often as asked for."""
-    gate = options.gate
-    looks = gate.looks if pairs and gate.metrics else (options.restarts,)
-    for look in looks:
-        while len(turns.control_ms) < look:
-            turns.restart(planned=look)
-        if look != looks[-1] and decided(judge(turns.recording, pairs, gate)):
-            return
-
-
-def _comparisons(
-    turns: Turns, pairs: Sequence[tuple[str, str]], gate: GateOptions, *, invalid: bool
-) -> tuple[Comparison, ...]:
-    logs = {log.spec.name: log for log in turns.logs}
-
-    def comparison(found: Judgement) -> Comparison:
+    def _comparison(self, found: Judgement, *, invalid: bool) -> Comparison:
+        logs = {log.spec.name: log for log in self.turns.logs}
         arm, base = logs[found.arm], logs[found.against]
-        gated = found.verdict is not None
-        verdict: Verdict | None = "INVALID" if invalid and gated else found.verdict
+        problem, instead = comparison_problem(arm, base) or (None, None)
+        verdict = found.verdict
+        if verdict is not None:
+            verdict = overall([verdict, instead, "INVALID" if invalid else None])
         return Comparison(
             arm=found.arm,
             against=found.against,
             metrics=found.metrics,
             confidence=found.confidence,
             min_cosine=least_cosine(arm, base),
+            problem=problem,
             verdict=verdict,
         )
-
-    return tuple(comparison(found) for found in judge(turns.recording, pairs, gate))
 
 
 def _dropped_too_many(turns: Turns) -> list[str]:

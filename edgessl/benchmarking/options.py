@@ -105,6 +105,7 @@ class BenchmarkOptions(ScenarioOptions):
         operators: Ask the engine for the time of each operator, in a pass of its own.
         start_temperature_c: Wait until the hottest sensor is below this, at most ten minutes; None
             does not wait.
+        timeout_s: Longest that an arm may take to load, or over a block beyond the block's length.
         seed: Of the order of blocks and of synthetic inputs.
         gate: When a comparison fails.
     """
@@ -113,12 +114,13 @@ class BenchmarkOptions(ScenarioOptions):
     affinity: tuple[Annotated[int, Field(ge=0, le=4095)], ...] = ()
     restarts: Annotated[int, Field(ge=1, le=1000)] = 6
     blocks: Annotated[int, Field(ge=1, le=1000)] = 5
-    block_seconds: Annotated[float, Field(gt=0, le=600)] = 0.2
+    block_seconds: Annotated[float, Field(gt=0, le=600)] = 0.1
     warm_up_seconds: Annotated[float, Field(gt=0, le=600)] = 0.5
     cold_starts: Annotated[int, Field(ge=1, le=1000)] = 10
     sustained_seconds: Annotated[float, Field(ge=0, le=86_400)] = 0.0
     energy_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
     operators: bool = False
     start_temperature_c: Annotated[float, Field(ge=0, le=120)] | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     seed: Annotated[int, Field(ge=0)] = 0
     gate: GateOptions = GateOptions()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import edgessl.errors
 from edgessl.benchmarking.arm import ArmSpec
@@ -40,15 +41,23 @@ class WorkerProcess(Closing):
         seed: Of synthetic inputs.
         folder: Where the process puts its temporary files; the caller removes it.
         affinity: CPUs that it is bound to; empty leaves it to the system.
+        timeout_s: Longest that a command may take beyond what it was asked to take.
 
     Attributes:
         import_ms: From the start of the process until what computes is imported.
     """
 
     def __init__(
-        self, spec: ArmSpec, *, seed: int, folder: Path, affinity: Sequence[int] = ()
+        self,
+        spec: ArmSpec,
+        *,
+        seed: int,
+        folder: Path,
+        affinity: Sequence[int] = (),
+        timeout_s: float = 300.0,
     ) -> None:
         self.spec = spec
+        self._timeout_s = timeout_s
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         threads = {name: str(spec.threads) for name in _THREAD_VARIABLES}
         # What a killed worker leaves goes with the caller's temporary folder.
@@ -80,9 +89,14 @@ class WorkerProcess(Closing):
     def call(self, command: str, **arguments: Any) -> dict[str, Any]:
         """Send one command and wait for its answer.
 
+        Args:
+            command: Name of a method of the worker.
+            **arguments: JSON values; ``seconds`` is what the command takes anyway.
+
         Raises:
             EdgeSSLError: What the worker raised, as the same class.
-            UnavailableError: The process died; the message holds its last words.
+            UnavailableError: The process died, and the message holds its last words; or it took
+                too long and was ended.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
@@ -90,6 +104,7 @@ class WorkerProcess(Closing):
         try:
             stdin.write(json.dumps({"do": command, **arguments}) + "\n")
             stdin.flush()
+            self._await(stdout, command, self._timeout_s + arguments.get("seconds", 0.0))
             line = stdout.readline()
         except BrokenPipeError:
             line = ""
@@ -103,6 +118,18 @@ class WorkerProcess(Closing):
             kind = getattr(edgessl.errors, answer["error"], EdgeSSLError)
             raise kind(answer["message"])
         return answer
+
+    def _await(self, stdout: IO[str], command: str, timeout_s: float) -> None:
+        """Wait for the first byte of the answer, which is the only thing in the pipe."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdout, selectors.EVENT_READ)
+            if not selector.select(timeout_s):
+                self._process.kill()
+                raise UnavailableError(
+                    f"{self.spec.name}: took more than {timeout_s:g} s during {command} and was "
+                    f"ended ({self._last_words()}); run the model alone, or allow more with "
+                    "--timeout"
+                )
 
     def close(self) -> None:
         """End the process; it never outlives this call."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,19 @@ class ArmLog:
         return self.first.facts
 
 
+@dataclass
+class _Rounds:
+    """Blocks of one restart: worker → round → milliseconds per query, and late queries."""
+
+    blocks: list[list[NDArray[np.float64]]]
+    late: list[int]
+
+    @property
+    def complete(self) -> int:
+        """Rounds that every worker has completed."""
+        return min(len(own) for own in self.blocks)
+
+
 class Bench:
     """Starts arms, all fed alike.
 
@@ -134,13 +148,18 @@ class Bench:
         with self.process(spec) as worker:
             worker.call("load")
             worker.call("first", scenario=_SINGLE_STREAM)
+            worker.call("warm_up", seconds=self.options.warm_up_seconds)
             yield worker
             worker.call("close")
 
     def process(self, spec: ArmSpec) -> WorkerProcess:
         """A fresh process, bound as all are."""
         return WorkerProcess(
-            spec, seed=self.options.seed, folder=self.folder, affinity=self.options.affinity
+            spec,
+            seed=self.options.seed,
+            folder=self.folder,
+            affinity=self.options.affinity,
+            timeout_s=self.options.timeout_s,
         )
 
     def _find_inputs(self) -> int:
@@ -161,22 +180,27 @@ class Turns:
 
     Each restart starts all arms in processes of their own, in a random order, warms each up, and
     then gives every arm one block of queries per round, in random orders in which every arm stands
-    equally often at every place. The control arm takes part in every round.
+    equally often at every place. The control arm, which lives on, takes part in every round. If an
+    arm fails, the rounds that all arms completed are kept.
 
     Args:
         bench: Starts the arms.
+        control: The control arm.
         watch: Tells which blocks do not count.
         progress: Told after each block.
 
     Attributes:
-        logs: One per arm, after the first restart.
+        logs: One per arm, once there is a complete round.
         control_ms: Median of the control arm in each restart.
         orders: Restart, round, place: numbers of the arms, the control arm last.
         dropped: Why blocks do not count.
     """
 
-    def __init__(self, bench: Bench, watch: Watch, progress: Progress) -> None:
+    def __init__(
+        self, bench: Bench, control: WorkerProcess, watch: Watch, progress: Progress
+    ) -> None:
         self._bench = bench
+        self._control = control
         self._watch = watch
         self._progress = progress
         self._rng = np.random.default_rng(bench.options.seed)
@@ -197,6 +221,9 @@ class Turns:
 
         Args:
             planned: Restarts that are planned so far, for the progress.
+
+        Raises:
+            EdgeSSLError: What an arm raised; complete rounds are kept.
         """
         count, options = len(self._bench.specs), self._bench.options
         with ExitStack() as stack:
@@ -206,24 +233,18 @@ class Turns:
                 for index in self._rng.permutation(count)
             }
             arms = [begun[index] for index in range(count)]
-            control = stack.enter_context(self._bench.start_control())
-            workers = [*(arm.worker for arm in arms), control]
-            warm = [worker.call("warm_up", seconds=options.warm_up_seconds) for worker in workers]
-            self._watch.begin_restart()
-            blocks, late = self._rounds(workers, planned)
-            problem = self._watch.restart_problem()
-            if problem is not None:
-                self._drop(blocks, problem)
-            peaks = [arm.worker.call("memory")["peak_memory_bytes"] for arm in arms]
-            if not self.logs:
-                self.logs = [self._log(spec, arm) for spec, arm in self._pairs(arms)]
-        for index, log in enumerate(self.logs):
-            log.restarts.append(Restart(blocks[index], peaks[index]))
-            log.cold.append(arms[index].cold)
-            log.warm_up_runs += warm[index]["runs"]
-            log.unsettled += not warm[index]["settled"]
-            log.late += late[index]
-        self.control_ms.append(float(np.median(np.concatenate(blocks[-1]))))
+            specs = zip(self._bench.specs, arms, strict=True)
+            seen = [self._look(spec, arm) for spec, arm in specs]
+            warm = [arm.worker.call("warm_up", seconds=options.warm_up_seconds) for arm in arms]
+            rounds = _Rounds([[] for _ in range(count + 1)], [0] * (count + 1))
+            peaks: list[int | None] = [None] * count
+            try:
+                self._watch.begin_restart()
+                self._run(rounds, [*(arm.worker for arm in arms), self._control], planned)
+                peaks = [arm.worker.call("memory")["peak_memory_bytes"] for arm in arms]
+            finally:
+                if rounds.complete:
+                    self._keep(rounds, arms, seen, warm, peaks)
 
     def cold_start(self) -> None:
         """Start, load and run every arm once more, for its cold-start times alone."""
@@ -231,69 +252,80 @@ class Turns:
             with self._bench.start(int(index)) as arm:
                 self.logs[index].cold.append(arm.cold)
 
-    def _drop(self, blocks: list[list[NDArray[np.float64]]], problem: str) -> None:
-        """Count no block of this restart, except those of the control arm."""
-        for spec, own in zip(self._bench.specs, blocks, strict=False):
-            own[:] = [_NONE] * len(own)
-            self.dropped += [f"{spec.name}, restart {len(self.orders)}: {problem}"] * len(own)
-
-    def _pairs(self, arms: Sequence[StartedArm]) -> Iterator[tuple[ArmSpec, StartedArm]]:
-        return zip(self._bench.specs, arms, strict=True)
-
-    def _log(self, spec: ArmSpec, arm: StartedArm) -> ArmLog:
+    def _look(self, spec: ArmSpec, arm: StartedArm) -> ArmLog:
+        """What can be seen of an arm before it is timed."""
         place = self._bench.folder / "outputs.npz"
         finite = arm.worker.call("outputs", path=str(place))["finite"]
-        outputs = load_arrays(place.read_bytes(), where=spec.name)
         phases = arm.worker.call("phases")["phases"]
         return ArmLog(
             spec=spec,
             first=arm,
-            outputs=outputs,
+            outputs=load_arrays(place.read_bytes(), where=spec.name),
             outputs_finite=finite,
             phases=None if phases is None else Phases.model_validate(phases),
             gpu_memory_bytes=gpu_memory(arm.worker.pid),
         )
 
-    def _rounds(
-        self, workers: Sequence[WorkerProcess], planned: int
-    ) -> tuple[list[list[NDArray[np.float64]]], list[int]]:
-        """Milliseconds per arm, round and query, the control arm last; and late queries."""
+    def _run(self, rounds: _Rounds, workers: Sequence[WorkerProcess], planned: int) -> None:
+        """Give every worker its blocks, the control arm being the last of them."""
         options = self._bench.options
         least = math.ceil(_LEAST_QUERIES / options.blocks)
         seed = int(self._rng.integers(1 << 31))
         orders = balanced_orders(len(workers), options.blocks, seed=seed)
         self.orders.append(tuple(tuple(row) for row in orders.tolist()))
-        blocks: list[list[NDArray[np.float64]]] = [[] for _ in workers]
-        late = [0] * len(workers)
-        done = len(self.control_ms) * orders.size
+        before = len(self.control_ms) * orders.size
         for number, index in enumerate(orders.flatten().tolist(), start=1):
-            is_control = index == len(workers) - 1
+            is_control = workers[index] is self._control
+            seconds = options.block_seconds
+            if is_control:
+                seconds = min(seconds, _CONTROL_SECONDS)
             self._watch.begin()
             answer = workers[index].call(
-                "block",
-                seconds=min(_CONTROL_SECONDS, options.block_seconds)
-                if is_control
-                else options.block_seconds,
-                minimum=1 if is_control else least,
+                "block", seconds=seconds, minimum=1 if is_control else least
             )
             problem = self._watch.problem()
             times = np.asarray(answer["times_ms"], np.float64)
             if problem is not None and not is_control:
-                where = f"restart {len(self.orders)}, round {len(blocks[index]) + 1}"
+                where = f"restart {len(self.orders)}, round {len(rounds.blocks[index]) + 1}"
                 self.dropped.append(f"{workers[index].spec.name}, {where}: {problem}")
-                times = times[:0]
-            blocks[index].append(times)
-            late[index] += answer["late"]
-            self._progress(
-                ProgressEvent(
-                    "benchmark",
-                    done + number,
-                    planned * orders.size,
-                    unit="blocks",
-                    table=self._table(blocks),
-                )
+                times = _NONE
+            rounds.blocks[index].append(times)
+            rounds.late[index] += answer["late"]
+            event = ProgressEvent(
+                "benchmark",
+                before + number,
+                planned * orders.size,
+                unit="blocks",
+                table=self._table(rounds.blocks),
             )
-        return blocks, late
+            self._progress(event)
+
+    def _keep(
+        self,
+        rounds: _Rounds,
+        arms: Sequence[StartedArm],
+        seen: list[ArmLog],
+        warm: Sequence[Mapping[str, Any]],
+        peaks: Sequence[int | None],
+    ) -> None:
+        """Take over the complete rounds of a restart."""
+        complete = rounds.complete
+        problem = self._watch.restart_problem()
+        self.logs = self.logs or seen
+        for index, log in enumerate(self.logs):
+            blocks = rounds.blocks[index][:complete]
+            if problem is not None:
+                blocks = [_NONE] * complete
+                where = f"{log.spec.name}, restart {len(self.orders)}"
+                self.dropped += [f"{where}: {problem}"] * complete
+            log.restarts.append(Restart(blocks, peaks[index]))
+            log.cold.append(arms[index].cold)
+            log.outputs_finite &= seen[index].outputs_finite
+            log.warm_up_runs += warm[index]["runs"]
+            log.unsettled += not warm[index]["settled"]
+            log.late += rounds.late[index]
+        control = np.concatenate(rounds.blocks[-1][:complete])
+        self.control_ms.append(float(np.median(control)))
 
     def _table(
         self, blocks: Sequence[Sequence[NDArray[np.float64]]]

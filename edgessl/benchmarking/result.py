@@ -207,7 +207,8 @@ class Comparison(Options):
         confidence: Of every interval.
         min_cosine: Least cosine between both arms' first outputs on equal inputs; None if
             their inputs or outputs differ in kind, or one holds NaN or infinity.
-        verdict: The worst of the gated metrics; None if none is gated.
+        problem: Why the comparison cannot pass whatever the metrics say; None if nothing is wrong.
+        verdict: The worst of the gated metrics and of the problem; None if nothing is gated.
     """
 
     arm: str
@@ -215,6 +216,7 @@ class Comparison(Options):
     metrics: tuple[MetricRatio, ...]
     confidence: float
     min_cosine: float | None
+    problem: str | None = None
     verdict: Verdict | None
 
     def metric(self, name: Metric) -> MetricRatio:
@@ -250,7 +252,8 @@ class Harness(Options):
     """What the measurement itself costs, and whether the machine held still.
 
     Attributes:
-        null_p50_us: Median of an arm that does nothing, in microseconds.
+        null_p50_us: Median of an arm that does nothing, in microseconds; None if the run ended
+            before it was measured.
         null_p90_us: Its 90th percentile.
         control: Name of the control arm, which never changes between versions of edgessl.
         control_p50_ms: Its median in each restart.
@@ -258,8 +261,8 @@ class Harness(Options):
         problems: Why the run is invalid; empty if it is not.
     """
 
-    null_p50_us: float
-    null_p90_us: float
+    null_p50_us: float | None
+    null_p90_us: float | None
     control: str
     control_p50_ms: tuple[float, ...]
     control_ratio: float
@@ -287,6 +290,7 @@ class BenchmarkResult(Options):
         env_hash: Of the fields of the environment that must agree before two results may be
             compared.
         verdict: The worst of all comparisons; None if nothing was gated.
+        failure: Why the run ended early; None if it is complete.
         samples: None if the samples were not written.
     """
 
@@ -300,6 +304,7 @@ class BenchmarkResult(Options):
     arms: tuple[ArmResult, ...]
     comparisons: tuple[Comparison, ...]
     verdict: Verdict | None
+    failure: str | None = None
     remarks: tuple[str, ...] = ()
     samples: SampleFile | None = None
 

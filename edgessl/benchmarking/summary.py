@@ -17,13 +17,21 @@ from edgessl.benchmarking.result import (
     OperatorTime,
     Reading,
     Spread,
+    Verdict,
     Workload,
 )
 from edgessl.errors import UnavailableError
 from edgessl.files import sha256_file
 from edgessl.runtime.canaries import output_cosines
 
-__all__ = ["Extras", "arm_result", "least_cosine", "remarks", "workload_of"]
+__all__ = [
+    "Extras",
+    "arm_result",
+    "comparison_problem",
+    "least_cosine",
+    "remarks",
+    "workload_of",
+]
 
 _P99_QUERIES = 662
 """Source: MLPerf Inference rules, early stopping: least queries for a 99th percentile."""
@@ -38,6 +46,12 @@ class Extras:
     roofline: Reading
     operators: tuple[OperatorTime, ...]
     operators_reason: str | None
+
+    @classmethod
+    def missing(cls, reason: str) -> Extras:
+        """Nothing, and why."""
+        nothing = Reading(reason=reason)
+        return cls(nothing, nothing, nothing, (), reason)
 
 
 def arm_result(log: ArmLog, extras: Extras) -> ArmResult:
@@ -118,6 +132,19 @@ def least_cosine(a: ArmLog, b: ArmLog) -> float | None:
     if x.shape != y.shape or x.ndim == 0 or not (a.outputs_finite and b.outputs_finite):
         return None
     return float(output_cosines(x, y).min(initial=1.0))
+
+
+def comparison_problem(arm: ArmLog, base: ArmLog) -> tuple[str, Verdict] | None:
+    """What forbids a PASS whatever the times are, and the verdict instead."""
+    if not base.outputs_finite:
+        return f"outputs of {base.spec.name}, the base, hold NaN or infinity", "INVALID"
+    if not arm.outputs_finite:
+        return f"outputs of {arm.spec.name} hold NaN or infinity", "FAIL"
+    shapes = [next(iter(log.outputs.values())).shape for log in (arm, base)]
+    if arm.first.shares_input and base.first.shares_input and shapes[0] != shapes[1]:
+        found, wanted = ("x".join(map(str, shape)) for shape in shapes)
+        return f"outputs have the shape {found}, those of the base {wanted}", "FAIL"
+    return None
 
 
 def remarks(results: Sequence[ArmResult]) -> list[str]:

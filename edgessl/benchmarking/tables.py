@@ -76,7 +76,8 @@ def verdict_line(result: BenchmarkResult) -> str:
     if result.verdict is None:
         return "not gated: nothing was judged"
     if result.verdict == "INVALID":
-        problems = "; ".join(result.harness.problems) or "the machine changed meanwhile"
+        found = [c.problem for c in result.comparisons if c.problem is not None]
+        problems = "; ".join([*result.harness.problems, *found])
         return f"INVALID: {problems}; nothing is said about the arms"
     reasons = [r for c in result.comparisons if c.verdict == result.verdict for r in _why(c, gate)]
     shown = "; ".join(reasons[:_LONGEST_LIST])
@@ -156,7 +157,11 @@ def _metric_verdict(comparison: Comparison, metric: MetricRatio) -> str:
 def _why(comparison: Comparison, gate: GateOptions) -> Iterator[str]:
     """The metrics that decide a comparison, each with its figures."""
     arms = f"{comparison.arm} against {comparison.against}"
+    if comparison.problem is not None:
+        yield f"{arms}: {comparison.problem}"
     deciding = [m for m in comparison.metrics if m.verdict == comparison.verdict]
+    if not deciding and comparison.problem is not None:
+        return
     if not deciding:
         reasons = "; ".join(m.reason for m in comparison.metrics if m.reason is not None)
         yield f"{arms}: no gated metric could be taken ({reasons}); measure longer"

@@ -29,6 +29,12 @@ def benchmark(
     on: Annotated[
         str | None, typer.Option(help="Measure there: ssh://user@host[:port].", metavar="DEVICE")
     ] = None,
+    on_python: Annotated[
+        str, typer.Option(help="The device's Python, like venv/bin/python.", metavar="PATH")
+    ] = "python3",
+    on_wait: Annotated[
+        float, typer.Option(help="Seconds to wait while another benchmark runs there.")
+    ] = 0.0,
     scenario: Annotated[
         str, typer.Option(help="SingleStream, MultiStream, Offline or paced.")
     ] = "SingleStream",
@@ -44,7 +50,7 @@ def benchmark(
     ] = "",
     restarts: Annotated[int, typer.Option(help="Fresh processes, where nothing is gated.")] = 6,
     blocks: Annotated[int, typer.Option(help="Blocks of each arm and restart.")] = 5,
-    block_seconds: Annotated[float, typer.Option(help="Length of a block.")] = 0.2,
+    block_seconds: Annotated[float, typer.Option(help="Length of a block.")] = 0.1,
     warm_up: Annotated[float, typer.Option(help="Least seconds of warm-up.")] = 0.5,
     cold_starts: Annotated[int, typer.Option(help="Fresh processes for cold-start times.")] = 10,
     sustained: Annotated[
@@ -57,6 +63,9 @@ def benchmark(
     start_temperature: Annotated[
         float | None, typer.Option(help="Wait until the device is cooler, in °C.")
     ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that an arm may take to load, or over a block.")
+    ] = 300.0,
     seed: Annotated[int, typer.Option(help="Of the order and of synthetic inputs.")] = 0,
     gate: Annotated[
         str, typer.Option(help="What --against gates: these, or none.")
@@ -110,6 +119,7 @@ def benchmark(
         "energy_seconds": energy,
         "operators": operators or report is not None,
         "start_temperature_c": start_temperature,
+        "timeout_s": timeout,
         "seed": seed,
         "gate": {
             "metrics": [] if gate == "none" else _words(gate),
@@ -121,9 +131,11 @@ def benchmark(
     }
     options = build_options(BenchmarkOptions, values, where="benchmark")
     with terminal.progress() as progress:
-        measurement = _measure(arms, against or [], on, options, progress)
+        measurement = _measure(arms, against or [], on, on_python, on_wait, options, progress)
         if mlperf is not None:
             _mlperf(arms, on, mlperf, options, progress)
+    if json != _STDOUT:
+        _show(measurement.result)
     _write(
         measurement,
         json=json,
@@ -135,8 +147,6 @@ def benchmark(
         history=history,
         label=label,
     )
-    if json != _STDOUT:
-        _show(measurement.result)
     end_as_judged(measurement.result)
 
 
@@ -146,7 +156,7 @@ def end_as_judged(result: BenchmarkResult) -> None:
     Raises:
         GateError: FAIL.
         InconclusiveError: INCONCLUSIVE.
-        UnavailableError: INVALID.
+        UnavailableError: INVALID, or the run ended early.
     """
     from edgessl.benchmarking.tables import verdict_line
     from edgessl.errors import GateError, InconclusiveError, UnavailableError
@@ -156,6 +166,8 @@ def end_as_judged(result: BenchmarkResult) -> None:
         "INCONCLUSIVE": InconclusiveError,
         "INVALID": UnavailableError,
     }
+    if result.failure is not None:
+        raise UnavailableError(f"the run ended early: {result.failure}")
     if result.verdict in errors:
         raise errors[result.verdict](verdict_line(result))
 
@@ -164,6 +176,8 @@ def _measure(
     arms: list[Path],
     against: list[Path],
     on: str | None,
+    on_python: str,
+    on_wait: float,
     options: BenchmarkOptions,
     progress: Progress,
 ) -> Measurement:
@@ -171,17 +185,21 @@ def _measure(
     from edgessl.compiler.workload import workload_of
     from edgessl.optional import is_available
 
+    counting = workload_of if is_available("onnx") else None
     if on is not None:
         from edgessl.benchmarking.remote import benchmark_on
 
-        return benchmark_on(on, arms, against=against, options=options, progress=progress)
-    return measure(
-        arms,
-        against=against,
-        options=options,
-        workload_of=workload_of if is_available("onnx") else None,
-        progress=progress,
-    )
+        return benchmark_on(
+            on,
+            arms,
+            against=against,
+            options=options,
+            workload_of=counting,
+            progress=progress,
+            python=on_python,
+            lock_wait_s=on_wait,
+        )
+    return measure(arms, against=against, options=options, workload_of=counting, progress=progress)
 
 
 def _mlperf(

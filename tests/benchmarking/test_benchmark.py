@@ -7,12 +7,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
+from contracts.benchmark_arms import QUICK, arm, sleeping
 from contracts.tiny_bundle import write_bundle, write_model
 from edgessl.benchmarking import (
-    ArmSpec,
     BenchmarkOptions,
     BenchmarkResult,
     GateOptions,
@@ -22,18 +21,10 @@ from edgessl.benchmarking import (
 from edgessl.benchmarking.environment import peak_memory_bytes
 from edgessl.benchmarking.recording import load_recording
 from edgessl.cli.main import main
-from edgessl.errors import BundleError, ModelError, UnavailableError, UsageError
+from edgessl.errors import BundleError, UsageError
 from edgessl.files import sha256_file
 from edgessl.progress import ProgressEvent
 
-QUICK = BenchmarkOptions(
-    restarts=1,
-    blocks=2,
-    block_seconds=0.02,
-    warm_up_seconds=0.05,
-    cold_starts=1,
-    gate=GateOptions(metrics=()),
-)
 PACED = {"scenario": "paced", "period_ms": 10.0}
 
 
@@ -41,15 +32,6 @@ PACED = {"scenario": "paced", "period_ms": 10.0}
 def arms_are_importable(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     """Workers are new interpreters; give them the path that pytest gives this one."""
     monkeypatch.setenv("PYTHONPATH", str(root / "tests"))
-
-
-def arm(name: str, factory: str, *, threads: int = 1, **arguments: float) -> ArmSpec:
-    where = f"contracts.benchmark_arms:{factory}"
-    return ArmSpec(name=name, factory=where, arguments=dict(arguments), threads=threads)
-
-
-def sleeping(name: str, milliseconds: float = 1, *, threads: int = 1) -> ArmSpec:
-    return arm(name, "sleeping_arm", threads=threads, milliseconds=milliseconds)
 
 
 def test_known_durations_and_their_ratio(tmp_path: Path) -> None:
@@ -183,36 +165,11 @@ def test_a_long_pass_shows_an_arm_that_gets_slower() -> None:
     assert sustained.source == "1 s, medians of 0.5 s windows"
 
 
-def test_nan_is_reported() -> None:
-    result = measure([arm("bad", "nan_arm")], against=[sleeping("good")], options=QUICK).result
-    assert not result.arm("bad").outputs_finite
-    assert any("bad: outputs hold NaN" in remark for remark in result.remarks)
-    assert result.comparisons[0].min_cosine is None
-
-
 def test_threads_are_set_before_imports_and_differences_remarked() -> None:
     # The arm itself compares its threads with OMP_NUM_THREADS.
     result = measure([sleeping(str(n), threads=n) for n in (1, 3)], options=QUICK).result
     assert [a.threads for a in result.arms] == [1, 3]
     assert "arms use different numbers of threads" in result.remarks
-
-
-def test_an_arm_that_dies_is_named_and_no_process_stays() -> None:
-    before = set(psutil.Process().children(recursive=True))
-    with pytest.raises(UnavailableError, match="dying: the worker process ended with code 7"):
-        measure([sleeping("good"), arm("dying", "dying_arm")], options=QUICK)
-    assert set(psutil.Process().children(recursive=True)) == before
-
-
-def test_an_arms_error_keeps_its_kind() -> None:
-    with pytest.raises(ModelError, match="the weights are missing"):
-        measure([arm("x", "raising_arm")], options=QUICK)
-
-
-@pytest.mark.parametrize("factory", ["contracts.nothing:f", "contracts.benchmark_arms:nothing"])
-def test_a_factory_that_is_not_there(factory: str) -> None:
-    with pytest.raises(UsageError, match="cannot be imported"):
-        measure([ArmSpec(name="x", factory=factory, threads=1)], options=QUICK)
 
 
 def test_bundles_and_a_model_side_by_side(tmp_path: Path) -> None:
@@ -267,7 +224,18 @@ def test_what_cannot_be_measured(tmp_path: Path) -> None:
         benchmark([write_bundle(tmp_path / "p.edge", kind="portable")], options=QUICK)
 
 
-QUICKLY = ["--restarts", "1", "--blocks", "1", "--block-seconds", "0.01", "--cold-starts", "1", "--warm-up", "0.02"]
+QUICKLY = [
+    "--restarts",
+    "1",
+    "--blocks",
+    "1",
+    "--block-seconds",
+    "0.01",
+    "--cold-starts",
+    "1",
+    "--warm-up",
+    "0.02",
+]
 
 
 def test_the_verb_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,21 @@ def test_a_connection_that_breaks_leaves_nothing(
     assert nothing_stays(device)
 
 
+def test_what_was_measured_before_the_connection_broke_is_kept(
+    server: SshServer, device: Path, bundle: Path
+) -> None:
+    # Two blocks of two arms are a restart.
+    cut = Cut(server.cut_connections, blocks=6)
+    measurement = measure(server, device, [bundle], options=ENDLESS, progress=cut)
+    result = measurement.result
+    assert result.failure is not None
+    assert "the connection broke after" in result.failure
+    assert result.harness.problems[-1].endswith(result.failure)
+    assert 1 <= result.protocol.restarts < 1000
+    assert result.arms[0].runs == measurement.recording.arms["tiny.edge"].times_ms().size > 0
+    assert nothing_stays(device)
+
+
 def test_silence_of_the_host_ends_everything_on_the_device(
     server: SshServer, device: Path, bundle: Path
 ) -> None:
@@ -238,6 +253,13 @@ def test_a_lock_that_is_taken_away_ends_the_benchmark(
     server: SshServer, device: Path, bundle: Path
 ) -> None:
     take = Cut((device / LOCK_NAME).unlink)
-    with pytest.raises(UnavailableError, match="was removed or taken over"):
-        measure(server, device, [bundle], options=ENDLESS, progress=take, lock_limit_s=3.0)
+    # Whether there was something to keep by then depends on the machine.
+    try:
+        measurement = measure(
+            server, device, [bundle], options=ENDLESS, progress=take, lock_limit_s=3.0
+        )
+        reason = str(measurement.result.failure)
+    except UnavailableError as error:
+        reason = str(error)
+    assert "was removed or taken over" in reason
     assert nothing_stays(device)

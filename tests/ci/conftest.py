@@ -15,7 +15,9 @@ import pytest
 
 from contracts.tiny_bundle import write_bundle
 
-BUILD = 'echo "$(cat size) in $(basename "$PWD")" >> "$BUILDS"\ncp "$BUNDLES/$(cat size).edge" model.edge'
+BUILD = """\
+echo "$(cat size) in $(basename "$PWD")" >>"$BUILDS"
+cp "$BUNDLES/$(cat size).edge" model.edge"""
 """Makes the bundle that the file ``size`` of the checkout names, and notes that it was asked to."""
 
 # Real ones, except that a machine which is busy with other tests may look like two machines.
@@ -37,9 +39,10 @@ from contracts.benchmark_results import result
 
 words = sys.argv[1:]
 Path(os.environ["WORDS"]).write_text("\\n".join(words))
-verdict, _, code = os.environ["VERDICT"].partition(":")
+verdict, code, *failure = os.environ["VERDICT"].split(":")
 if verdict:
     made = result(verdict=None if verdict == "none" else verdict)
+    made = made.model_copy(update={"failure": failure[0] if failure else None})
     Path(words[words.index("--json") + 1]).write_text(made.model_dump_json())
     Path(words[words.index("--markdown") + 1]).write_text(f"found {verdict}\\n")
 sys.exit(int(code))
@@ -95,10 +98,11 @@ class Project:
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two bundles of the same model; the large one has more canaries."""
+    """Two bundles of the same model, the large one with more canaries; and a file that is none."""
     folder = tmp_path_factory.mktemp("bundles")
     write_bundle(folder / "small.edge")
     write_bundle(folder / "large.edge", canary_count=64)
+    (folder / "broken.edge").write_bytes(b"no bundle")
     return folder
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import BUILD, Project
 from contracts.ci_runner import Job, Runner
 from edgessl.benchmarking import history
+
+from .conftest import BUILD, Project
 
 QUICK = (
     "--gate size --looks 2 --blocks 2 --block-seconds 0.02\n--cold-starts 1"  # two lines of words
@@ -155,6 +156,16 @@ def test_equal_bundles_pass_and_a_larger_one_fails(
     assert "Keep the base's bundle" not in job.ran
 
 
+@pytest.mark.usefixtures("real_tools")
+def test_a_broken_bundle_has_no_verdict(
+    runner: Callable[..., tuple[Job, Runner]], project: Project, wheel: Path
+) -> None:
+    project.commit("broken", "head")
+    job, _ = runner(arguments=QUICK, install=f"--no-index {wheel}", fail_on="")
+    assert (job.code, job.failed) == (2, "Measure"), job.log
+    assert "head.edge" in job.log.splitlines()[-2]
+
+
 # --- verdicts -------------------------------------------------------------------------------------
 
 
@@ -194,7 +205,9 @@ def test_the_verdicts_that_were_asked_for_fail_the_job(
 @pytest.mark.parametrize(
     ("ended", "said"),
     [
-        (":4", "ended with 4 and left no result"),  # an arm that crashes
+        (":4", "ended with 4 and left no result"),
+        ("INVALID:4:head.edge crashed", "ended with 4 and has no verdict"),
+        ("none:4:head.edge crashed", "ended with 4 and has no verdict"),
         (":1", "ended with 1 and left no result"),
         ("PASS:2", "ended with 2 although it found PASS"),  # a report that cannot be written
         ("INVALID:1", "ended with 1 although it found INVALID"),
@@ -208,6 +221,8 @@ def test_without_a_verdict_nothing_passes(
     job, made = runner(env={"VERDICT": ended}, fail_on="")
     assert (job.code, job.failed) == (2, "Measure")
     assert f"::error title=edgessl benchmark::edgessl benchmark {said}" in job.log
+    reason = ended.split(":")[2:]
+    assert all(f"the run ended early: {words}" in job.log for words in reason)
     assert "Judge" not in job.ran
     assert (made.uploads / "edgessl-benchmark" / "head.edge").is_file()
 
@@ -217,9 +232,9 @@ def test_a_result_of_yesterday_is_no_verdict(
     runner: Callable[..., tuple[Job, Runner]], project: Project
 ) -> None:
     project.commit("small", "head")
-    left = "mkdir -p edgessl-benchmark; echo PASS > edgessl-benchmark/verdict; echo {} > edgessl-benchmark/result.json"
-    job, _ = runner(env={"VERDICT": ":4"}, build=f"{BUILD}\n{left}")
-    assert job.code == 2
+    left = "mkdir -p out; echo PASS >out/verdict; echo {} >out/result.json"
+    job, _ = runner(env={"VERDICT": ":4"}, build=f"{BUILD}\n{left}", output="out")
+    assert (job.code, job.failed) == (2, "Measure")
 
 
 # --- what the inputs do ---------------------------------------------------------------------------

@@ -159,7 +159,8 @@ def test_a_merge_request_ends_as_its_verdict_says(
     assert (out / "base-commit").read_text().strip() == fork
     words = Path(project.env["WORDS"]).read_text().splitlines()
     assert words[words.index("--markdown") + 1] == "edgessl-benchmark/summary.md"
-    assert words[-4:] == ["--threads", "2", "--report", "edgessl-benchmark/report.html"]
+    assert words[-6:-2] == ["--threads", "2", "--gate", "p50,size,memory"]
+    assert words[-2:] == ["--report", "edgessl-benchmark/report.html"]
     if ended != ":4":
         summary = (out / "summary.md").read_text()
         assert summary.startswith(f"found {ended.partition(':')[0]}\n")

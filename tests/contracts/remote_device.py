@@ -93,14 +93,15 @@ def nothing_stays(folder: Path) -> bool:
 
 
 class Cut:
-    """Does something to the connection when the first block was measured."""
+    """Does something to the connection when so many blocks were measured."""
 
-    def __init__(self, cut: Callable[[], object]) -> None:
+    def __init__(self, cut: Callable[[], object], *, blocks: int = 1) -> None:
         self._cut = cut
+        self._blocks = blocks
         self.done = False
 
     def __call__(self, event: ProgressEvent) -> None:
-        if event.stage == "benchmark" and not self.done:
+        if event.stage == "benchmark" and event.completed >= self._blocks and not self.done:
             self.done = True
             self._cut()
 

@@ -38,6 +38,7 @@ __all__ = ["serve"]
 
 _PROGRESS_EVERY_S = 0.5
 """Sending takes the device's own processor, between blocks but close to them."""
+_CHECKPOINT_EVERY_S = 10.0
 _TICKS_PER_LIMIT = 6
 _FREE_BYTES = 64 << 20
 _COPIES = 2
@@ -75,6 +76,7 @@ class _Agent:
         self._heard = time.monotonic()
         self._told = 0.0
         self._beaten = 0.0
+        self._kept = -_CHECKPOINT_EVERY_S
         self._arrived: queue.Queue[OSError | EdgeSSLError | None] = queue.Queue()
         self._ending = threading.Lock()
 
@@ -126,8 +128,16 @@ class _Agent:
                 options=self._job.options,
                 workload_of=workload_of,
                 progress=self._progress,
+                checkpoint=self._checkpoint,
             )
         )
+
+    def _checkpoint(self, measurement: Measurement) -> None:
+        """Let the host keep what there is, between two restarts."""
+        now = time.monotonic()
+        if now - self._kept >= _CHECKPOINT_EVERY_S:
+            self._kept = now
+            self._send(measurement)
 
     def _send(self, measurement: Measurement) -> None:
         samples = self._work / "samples.json.gz"

@@ -61,7 +61,8 @@ def benchmark_on(
     """Measure bundles and model files on another machine, as `benchmark` does on this one.
 
     The files and the code that measures go there over SSH; the clock is the device's. When the
-    connection breaks, the device ends everything and removes what it got.
+    connection breaks, the device ends everything and removes what it got; what it had measured
+    comes back as the result of a run that ended early.
 
     Args:
         address: ``ssh://user@host:port``; user, port, keys and jump hosts may come from
@@ -83,7 +84,7 @@ def benchmark_on(
     Raises:
         UsageError: A wrong address, or a file that cannot go.
         UnavailableError: The device does not answer, lacks something, is in use by another, or
-            the connection broke.
+            the connection broke before there was anything to keep.
         DataError: What came back is not a result of this benchmark.
         EdgeSSLError: What measuring raised there.
     """
@@ -172,12 +173,14 @@ class _Run:
     def measurement(self) -> Measurement:
         """Answer what the device asks for until it has said everything."""
         result: BenchmarkResult | None = None
-        recording: Recording | None = None
+        kept: Measurement | None = None
         error: EdgeSSLError | None = None
         while True:
             try:
                 message = self._channel.receive(self._patience_s, during=self._during)
             except UnavailableError as lost:
+                if kept is not None:
+                    return kept.ended_early(str(error or lost))
                 raise error or lost from None
             self._patience_s = self._silence_s
             told = self._told(message)
@@ -188,15 +191,22 @@ class _Run:
             elif told.say == "result":
                 result = self._result(message.data)
             elif told.say == "recording":
-                recording = self._recording(message.data)
+                kept = self._measured(result, self._recording(message.data))
             elif told.say == "error":
                 error = error or self._error(told)  # what follows the first comes from it
             elif told.say == "bye":
                 break
+        if error is not None and kept is not None:
+            return kept.ended_early(str(error))
         if error is not None:
             raise error
-        if result is None or recording is None:
+        if kept is None:
             raise _nonsense(self._where, "an end without a result")
+        return kept
+
+    def _measured(self, result: BenchmarkResult | None, recording: Recording) -> Measurement:
+        if result is None:
+            raise _nonsense(self._where, "samples without a result")
         if set(recording.arms) != {arm.name for arm in result.arms}:
             raise _nonsense(self._where, "samples of other arms than the result has")
         return Measurement(result, recording)

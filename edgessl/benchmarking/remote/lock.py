@@ -160,7 +160,7 @@ def acquire(
             f"the lock {path} runs out in {left_s / 60:.0f} min unless it is refreshed"
         )
         if time.monotonic() >= deadline:
-            raise UnavailableError(f"{held}; try again later, or wait for it (lock_wait_s)")
+            raise UnavailableError(f"{held}; try again later, or wait for it with --on-wait")
         if time.monotonic() - remarked >= _REMARK_EVERY_S:
             remarked = time.monotonic()
             remark(f"{held}; waiting")
