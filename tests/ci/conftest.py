@@ -8,23 +8,28 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from contracts.ci_runner import Job, Runner
 from contracts.tiny_bundle import write_bundle
 
 BUILD = """\
 echo "$(cat size) in $(basename "$PWD")" >>"$BUILDS"
 cp "$BUNDLES/$(cat size).edge" model.edge"""
-"""Makes the bundle that the file ``size`` of the checkout names, and notes that it was asked to."""
+"""Makes the bundle that the file ``size`` of the checkout names, and notes that it was asked."""
 
 # Real ones, except that a machine which is busy with other tests may look like two machines.
 EDGESSL = """
-from edgessl.benchmarking import benchmark
+from importlib import import_module
+
 from edgessl.cli.main import main
 
+benchmark = import_module("edgessl.benchmarking.benchmark")
+assert benchmark.control_problems
 benchmark.control_problems = lambda milliseconds, gate: (1.0, [])
 sys.exit(main())
 """
@@ -192,3 +197,37 @@ def wheel(tmp_path: Path) -> Path:
 def _program(path: Path, python: Path, code: str) -> None:
     path.write_text(f"#!{python}\nimport sys\n{code}")
     path.chmod(0o755)
+
+
+@pytest.fixture
+def runner(
+    tmp_path: Path, project: Project, tools_of_this_edgessl: Path
+) -> Callable[..., tuple[Job, Runner]]:
+    """Runs the action in a fresh checkout, as one job; the cache lives on."""
+    jobs = 0
+
+    def run(
+        ref: str = "main",
+        *,
+        shallow: bool = True,
+        env: dict[str, str] | None = None,
+        before: str = "",
+        **inputs: str,
+    ) -> tuple[Job, Runner]:
+        nonlocal jobs
+        jobs += 1
+        place = tmp_path / f"job-{jobs}"
+        place.mkdir()
+        made = Runner(
+            action=tools_of_this_edgessl,
+            workspace=project.checkout(place / "workspace", ref, shallow=shallow),
+            env={**project.env, **(env or {})},
+            cache=tmp_path / "cache",
+            uploads=place / "uploads",
+            temporary=place / "temporary",
+            github={"event.before": before},
+        )
+        defaults = {"build": BUILD, "artifact": "model.edge", "install": "marker"}
+        return made.run(**(defaults | inputs)), made
+
+    return run

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["Job", "Runner"]
+__all__ = ["Job", "Runner", "lines"]
 
 EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}")
 COMPARISON = re.compile(r"(?P<name>[\w.-]+) (?P<sign>[!=]=) '(?P<literal>[^']*)'")
@@ -171,3 +171,8 @@ class Runner:
         assert found, term
         equal = self._value(found["name"], inputs, job) == found["literal"]
         return equal == (found["sign"] == "==")
+
+
+def lines(path: str) -> list[str]:
+    """What a double noted, line by line."""
+    return Path(path).read_text().splitlines()
