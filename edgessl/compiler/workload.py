@@ -80,9 +80,10 @@ def count_workload(model: Any) -> Workload | None:
         # Up to IR 3 initializers are listed as inputs too.
         ends -= set(topology.constants)
         total = weights + sum(_bytes(topology, name) for name in ends)
-    except _Uncountable:
+        return Workload(flops=float(flops), bytes=float(total), weight_bytes=float(weights))
+    except (_Uncountable, IndexError, KeyError, OverflowError, ValueError):
+        # Besides what cannot be known: shapes of a damaged graph, of any rank, sign and size.
         return None
-    return Workload(flops=float(flops), bytes=float(total), weight_bytes=float(weights))
 
 
 def _flops(topology: Topology, node: Any) -> int:
@@ -213,6 +214,6 @@ def _bits(element_type: int) -> int:
 
 def _shape(topology: Topology, name: str) -> Shape:
     shape = topology.shapes.get(name)
-    if shape is None:
+    if shape is None or min(shape, default=0) < 0:
         raise _Uncountable
     return shape

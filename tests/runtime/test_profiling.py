@@ -59,7 +59,7 @@ def test_the_large_product_is_the_slowest_and_all_together_are_a_run(
     with open_session(engine, model, THREADS) as session:
         whole = [timed(session, feeds) for _ in range(25)][5:]
     # Loose, for the two are measured one after another on a shared machine.
-    assert 0.25 < sum(times) / float(np.median(whole)) < 4
+    assert 0.25 * min(whole) < sum(times) < 4 * max(whole)
 
 
 def timed(session: Any, feeds: Mapping[str, Any]) -> float:
