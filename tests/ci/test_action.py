@@ -237,7 +237,7 @@ def test_without_a_wish_this_edgessl_is_installed(
     [
         ({"build": ""}, "no build command is set"),
         ({"artifact": "model.onnx"}, "the artifact is 'model.onnx'"),
-        ({"artifact": "/tmp/model.edge"}, "the artifact is '/tmp/model.edge'"),
+        ({"artifact": "/absolute/model.edge"}, "the artifact is '/absolute/model.edge'"),
         ({"fail_on": "FAILED"}, "fail-on holds 'FAILED'; choose from FAIL, INCONCLUSIVE, INVALID"),
         ({"base_ref": "--upload-pack=touch pwned"}, "is not a commit here"),
         ({"base_ref": "$(touch pwned)"}, "is not a commit here"),

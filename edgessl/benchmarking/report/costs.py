@@ -298,8 +298,8 @@ def trend(result: BenchmarkResult, history: Sequence[Entry]) -> Chart:
         return missing(
             key,
             title,
-            f"the history holds {len(history)} runs, and no two of {scenario} with an arm of a "
-            "name as here",
+            f"of {len(history)} in the history, no two runs of {scenario} have an arm of a name "
+            "as here",
         )
     return Chart(
         key=key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -240,10 +241,20 @@ def fidelity(result: BenchmarkResult) -> Chart:
         traces=traces,
         layout={
             "xaxis": axis("median latency in ms", rangemode="tozero"),
-            "yaxis": axis("mean cosine to the float model", tickformat=".4~f"),
+            "yaxis": axis(
+                "mean cosine to the float model", tickformat=_ticks([value for *_, value in known])
+            ),
             "margin": {"t": 28},
         },
     )
+
+
+def _ticks(values: Sequence[float]) -> str:
+    """A format with the decimals that tell these values apart."""
+    finite = [value for value in values if math.isfinite(value)]
+    spread = max(finite, default=0.0) - min(finite, default=0.0)
+    decimals = 4 if spread <= 0 else min(9, max(3, 1 - math.floor(math.log10(spread))))
+    return f".{decimals}~f"
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
