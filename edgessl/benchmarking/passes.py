@@ -133,7 +133,6 @@ def harness_overhead_us(bench: Bench, facts: ArmFacts) -> tuple[float, float]:
     with bench.process(spec) as worker:
         worker.call("load")
         worker.call("first", scenario=ScenarioOptions().model_dump(mode="json"))
-        worker.call("warm_up", seconds=bench.options.warm_up_seconds)
         times = [
             time
             for _ in range(_NULL_BLOCKS)

@@ -103,6 +103,7 @@ def benchmark(
     """
     from edgessl.benchmarking import BenchmarkOptions
     from edgessl.config import build_options
+    from edgessl.optional import require
 
     values = {
         "scenario": scenario,
@@ -130,10 +131,12 @@ def benchmark(
         },
     }
     options = build_options(BenchmarkOptions, values, where="benchmark")
+    if report is not None:
+        require("plotly", extra="report")  # before minutes are spent on measuring
     with terminal.progress() as progress:
-        measurement = _measure(arms, against or [], on, on_python, on_wait, options, progress)
         if mlperf is not None:
             _mlperf(arms, on, mlperf, options, progress)
+        measurement = _measure(arms, against or [], on, on_python, on_wait, options, progress)
     if json != _STDOUT:
         _show(measurement.result)
     _write(
