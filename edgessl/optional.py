@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from typing import Any
+import sys
+from typing import Any, cast
 
 from edgessl.errors import UnavailableError
 
@@ -14,6 +15,10 @@ __all__ = ["is_available", "require"]
 # onnxruntime 1.29 and later report models and hardware to Microsoft unless this is set before
 # it is imported. A user who wants that sets it to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# `import openvino` reports to Intel through this package, from a process that it forks off a thread
+# and that may hang for ever. Without the package, OpenVINO and NNCF report nothing. A user who
+# wants it imports it first.
+cast("dict[str, Any]", sys.modules).setdefault("openvino_telemetry", None)
 
 
 def is_available(module: str) -> bool:

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from model_names import MODELS
 from numpy.typing import NDArray
+from peer_files import default_int8, fix_batch, nncf_int8
 
 from edgessl.benchmarking import ArmSpec, BenchmarkOptions, GateOptions, measure
 from edgessl.benchmarking.environment import fingerprint
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def _row(name: str, model: Path, images: Floats, threads: int, folder: Path) -> dict[str, Any]:
-    fixed = _fix_batch(model, folder / "fixed.onnx")
+    fixed = fix_batch(model, folder / "fixed.onnx")
     quantizing, held = split_indices(len(images), samples=SAMPLES, held_out=HELD_OUT, seed=SEED)
     bundle = folder / "ours.edge"
     started = time.perf_counter()
@@ -94,9 +94,11 @@ def _row(name: str, model: Path, images: Floats, threads: int, folder: Path) -> 
     seconds = time.perf_counter() - started
     files = {
         "onnxruntime fp32": fixed,
-        "onnxruntime int8 default": _default_int8(fixed, images[quantizing], folder),
+        "onnxruntime int8 default": default_int8(fixed, images[quantizing], folder),
         "openvino default": fixed,
-        "openvino nncf int8": _nncf_int8(fixed, images[quantizing], folder),
+        "openvino nncf int8": nncf_int8(
+            fixed, images[quantizing], folder, transformer=name.startswith("vit_")
+        ),
     }
     outputs = {k: _outputs(k, f, images[held], threads, folder) for k, f in files.items()}
     with load(bundle, threads=threads) as own:
@@ -116,7 +118,9 @@ def _row(name: str, model: Path, images: Floats, threads: int, folder: Path) -> 
             threads=threads,
         ),
     ]
-    options = BenchmarkOptions(blocks=BLOCKS, cold_starts=1, gate=GateOptions(metrics=()))
+    options = BenchmarkOptions(
+        blocks=BLOCKS, cold_starts=1, gate=GateOptions(metrics=(), alpha=0.05, looks=(6,))
+    )
     result = measure(specs[:1], against=specs[1:], options=options).result
     verdicts = {k: _judge(outputs["onnxruntime fp32"], v, folder / k) for k, v in outputs.items()}
     ratios = {
@@ -136,46 +140,6 @@ def _row(name: str, model: Path, images: Floats, threads: int, folder: Path) -> 
         "ratio_to_best": ratios[best]["ratio"],
         "speedup_over_onnxruntime_fp32": 1.0 / ratios["onnxruntime fp32"]["ratio"],
     }
-
-
-def _fix_batch(model: Path, out: Path) -> Path:
-    proto = onnx.load(model)
-    for value in [*proto.graph.input, *proto.graph.output]:
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    del proto.graph.value_info[:]
-    onnx.save(onnx.shape_inference.infer_shapes(proto), out)
-    return out
-
-
-def _default_int8(model: Path, images: Floats, folder: Path) -> Path:
-    """``quantize_static`` as its documentation calls it: pre-process, then every default."""
-    from onnxruntime.quantization import quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    (name,) = (value.name for value in onnx.load(model).graph.input)
-    feeds = iter([{name: image[None]} for image in images])
-
-    class Reader:
-        def get_next(self) -> dict[str, Floats] | None:
-            return next(feeds, None)
-
-    quant_pre_process(model, folder / "pre.onnx", skip_symbolic_shape=True)
-    quantize_static(folder / "pre.onnx", folder / "default.onnx", Reader())
-    return folder / "default.onnx"
-
-
-def _nncf_int8(model: Path, images: Floats, folder: Path) -> Path:
-    os.environ.setdefault("NNCF_CI", "1")
-    import nncf
-    import openvino
-
-    dataset = nncf.Dataset([image[None] for image in images])
-    kind = nncf.ModelType.TRANSFORMER if "vit" in str(model) else None
-    quantized = nncf.quantize(
-        openvino.Core().read_model(model), dataset, model_type=kind, subset_size=len(images)
-    )
-    openvino.save_model(quantized, folder / "nncf.xml", compress_to_fp16=False)
-    return folder / "nncf.xml"
 
 
 def _outputs(name: str, model: Path, images: Floats, threads: int, folder: Path) -> Floats:

@@ -5,14 +5,14 @@
 Weights are random (published ones are not fetched); batch-norm statistics come from real images:
 each model runs over 256 of them in training mode, with a cumulative average. With the statistics
 that a fresh model has, its activations would be nothing like a trained one's. The export is
-edgessl's own, with re-parameterisable blocks fused. Beside the models stands ``images.npy``: 300
-other images, ``(300, 3, size, size)`` float32, normalised.
+edgessl's own, with re-parameterisable blocks fused. Beside each model lies its ``.safetensors``,
+from which peers export their own formats, and beside all ``images.npy``: 300 other images,
+``(300, 3, size, size)`` float32, normalised.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -40,17 +40,16 @@ def write_images(data: Path, size: int, out: Path) -> None:
 
 
 def write_model(name: str, data: Path, size: int, out: Path) -> None:
-    """Write one model with a free batch, opset 18."""
+    """Write one model with a free batch, opset 18, and its weights beside it."""
     torch.manual_seed(SEED)
     encoder = build_encoder(name, _spec(size))
     images = torch.from_numpy(_read(_files(data)[:_STATISTICS], encoder.spec))
     _set_statistics(encoder, images)
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "encoder.safetensors"
-        save_encoder(encoder, weights, lineage={})
-        # The comparison runs on noise, far from the images that set the statistics, where deep
-        # networks multiply rounding errors.
-        export(weights, out=out, overrides={"max_abs_difference": 0.02})
+    weights = out.with_suffix(".safetensors")
+    save_encoder(encoder, weights, lineage={})
+    # The comparison runs on noise, far from the images that set the statistics, where deep
+    # networks multiply rounding errors.
+    export(weights, out=out, overrides={"max_abs_difference": 0.02})
 
 
 @torch.no_grad()
@@ -97,7 +96,7 @@ def main() -> None:
         write_images(arguments.data, arguments.size, images)
     for name in arguments.names:
         out = arguments.folder / f"{name}.onnx"
-        if not out.exists():
+        if not (out.exists() and out.with_suffix(".safetensors").exists()):
             write_model(name, arguments.data, arguments.size, out)
             print(f"{name}: {out.stat().st_size / 1e6:.1f} MB", flush=True)
 

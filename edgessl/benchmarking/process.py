@@ -63,6 +63,9 @@ class WorkerProcess(Closing):
         # What a killed worker leaves goes with the caller's temporary folder.
         environment = {**os.environ, **threads, "TMPDIR": str(folder)}
         environment[STARTED_VARIABLE] = str(time.monotonic_ns())
+        if spec.python is not None:
+            # The other environment's edgessl counts, not a checkout in the current folder.
+            environment["PYTHONSAFEPATH"] = "1"
         self._process = subprocess.Popen(
             [spec.python or sys.executable, "-m", "edgessl.benchmarking.worker"],
             stdin=subprocess.PIPE,

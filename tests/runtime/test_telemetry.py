@@ -1,4 +1,4 @@
-"""onnxruntime reports to its makers by default; edgessl turns that off."""
+"""onnxruntime and OpenVINO report to their makers by default; edgessl turns that off."""
 
 from __future__ import annotations
 
@@ -22,6 +22,21 @@ def test_no_telemetry(tmp_path: Path) -> None:
     environment["TMPDIR"] = str(folder)
     subprocess.run([sys.executable, "-c", _CODE, str(bundle)], env=environment, check=True)
     assert list(folder.iterdir()) == []  # telemetry leaves a session file there
+
+
+def test_no_telemetry_of_openvino(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "tiny.edge", engine="openvino")
+    home = tmp_path / "home"
+    home.mkdir()
+    # Like onnxruntime it is silent in CI.
+    hidden = {"CI", "TF_BUILD", "JENKINS_URL"}
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    environment |= {"HOME": str(home), "EDGESSL_CACHE": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", _CODE, str(bundle)], env=environment, check=True)
+    assert list(home.iterdir()) == []  # telemetry keeps an identity there
+    again = [sys.executable, "-c", f"import openvino_telemetry; {_CODE}", str(bundle)]
+    subprocess.run(again, env=environment, check=True)
+    assert (home / "intel").is_dir()  # a user's own import counts, and the test can fail
 
 
 def test_a_users_choice_counts(tmp_path: Path) -> None:
