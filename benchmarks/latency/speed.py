@@ -3,7 +3,8 @@
     python benchmarks/latency/speed.py
 
 The gate is the default one (p50, p90, size, memory; looks at 6, 12 and 24 restarts), and the same
-without p90, on two equal bundles of a network of about a millisecond in onnxruntime, one thread. The
+without p90, on two equal bundles of a network of about a millisecond in onnxruntime, one thread.
+The
 goal, 30 s, is for a quiet machine: the load average stands in the result. `compare` runs as a
 command, interpreter and imports included, on two results of the same arms.
 """
