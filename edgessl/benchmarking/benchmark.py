@@ -242,7 +242,7 @@ def measure(
             passes = Passes(bench, progress)
             extras = [passes.extras(index, log) for index, log in enumerate(turns.logs)]
         except EdgeSSLError as error:
-            if not turns.logs:
+            if not turns.measured:
                 raise
             return run.measurement(failure=str(error))
         return run.measurement(extras=extras, overhead_us=overhead_us)
@@ -274,7 +274,7 @@ class _Run:
         for look in looks:
             while len(turns.control_ms) < look:
                 turns.restart(planned=look)
-                if checkpoint is not None:
+                if checkpoint is not None and turns.measured:
                     checkpoint(self.measurement(failure="the run did not come to its end"))
             if look != looks[-1] and decided(judge(turns.recording, pairs, gate)):
                 break

@@ -216,6 +216,14 @@ class Turns:
             {log.spec.name: ArmRecording(log.restarts, log.facts.size_bytes) for log in self.logs}
         )
 
+    @property
+    def measured(self) -> bool:
+        """Whether there is a block of every arm that counts."""
+        return bool(self.logs) and all(
+            any(block.size for restart in log.restarts for block in restart.blocks)
+            for log in self.logs
+        )
+
     def restart(self, *, planned: int) -> None:
         """Measure all arms once more in fresh processes.
 
