@@ -70,7 +70,10 @@ ROOMS: dict[str, set[str]] = {
     "models": BASE | {"benchmarking", "bundle", "run_directory"},
     # The online kNN and effective rank are evaluation's own arithmetic.
     "pretraining": TRAINING | {"evaluation"},
-    "distillation": TRAINING,
+    # It asks the compiler for the target's integers, and for what a student costs there; both
+    # answers are files.
+    "distillation": TRAINING
+    | {"benchmarking", "bundle", "compiler", "evaluation", "exporting", "runtime", "targets"},
     "exporting": BASE | {"models", "run_directory", "runtime"},
     "evaluation": BASE | {"data", "models", "run_directory", "runtime"},
     "doctor": DEVICE,
