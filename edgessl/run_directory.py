@@ -3,6 +3,8 @@
 config.toml                     the resolved configuration
 checkpoints/last/               state for an exact --resume
 exported/encoder.safetensors    the trained encoder with its facts
+exported/student.onnx           the same, trained for a target's integers (distill --for-target)
+integers/                       the run of that training, with files of the same names
 metrics.jsonl                   one JSON object per logged step
 run.log                         what was said while it ran
 tensorboard/                    the same figures for TensorBoard
@@ -48,6 +50,14 @@ class RunDirectory:
     @property
     def encoder_path(self) -> Path:
         return self.path / "exported" / "encoder.safetensors"
+
+    @property
+    def student_path(self) -> Path:
+        return self.path / "exported" / "student.onnx"
+
+    @property
+    def integers_path(self) -> Path:
+        return self.path / "integers"
 
     @property
     def metrics_path(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from edgessl.data.modality import MODALITIES, Modality, ViewKind
 from edgessl.data.source import Splits, fingerprint, open_source
 from edgessl.data.store import SampleStore
 from edgessl.files import cache_directory, sha256_json
-from edgessl.models import save_encoder
+from edgessl.models import Encoder, save_encoder
 from edgessl.preprocessing import ImageInput
 from edgessl.pretraining.devices import start_fabric
 from edgessl.pretraining.method import Objective
@@ -31,7 +31,14 @@ from edgessl.pretraining.trainer import Probe, Trainer
 from edgessl.progress import Progress
 from edgessl.run_directory import RunDirectory
 
-__all__ = ["Session", "open_training"]
+__all__ = ["Save", "Session", "open_training"]
+
+
+Save = Callable[[Encoder, RunDirectory, Mapping[str, str]], None]
+
+
+def _save_encoder(encoder: Encoder, run: RunDirectory, lineage: Mapping[str, str]) -> None:
+    save_encoder(encoder, run.encoder_path, lineage=lineage)
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,9 @@ class Session:
     """A training that is about to start.
 
     Attributes:
-        verb: ``"pretrain"`` or ``"distill"``.
+        verb: ``"pretrain"``, ``"distill"`` or a phase of its own, ``"integers"``.
         own: The method's or the distillation's settings.
+        more: Settings of a later phase, which do not decide this one's result.
         splits: The data; only ``splits.train`` is trained on.
         out: The run directory to be.
         resume: Continue the run that is there.
@@ -58,6 +66,7 @@ class Session:
     resume: bool
     overwrite: bool
     progress: Progress
+    more: Options | None = None
 
     def cache(self, name: str, *more: str) -> Path | None:
         """A folder of the cache; None if this run is to keep nothing beyond itself."""
@@ -90,6 +99,7 @@ class Session:
         lineage: Mapping[str, str],
         views_cycle: int | None = None,
         monitor: str | Path | None = None,
+        save: Save = _save_encoder,
     ) -> RunDirectory:
         """Train, and leave a finished run behind.
 
@@ -101,6 +111,7 @@ class Session:
             lineage: Hashes of what went in, kept with the encoder.
             views_cycle: Draw the views of so many epochs over and over; None draws new ones.
             monitor: A labelled source for an online kNN accuracy; None goes without labels.
+            save: Writes what is kept of the trained encoder, given the run and the lineage.
         """
         spec, seed = objective.encoder.spec, self.trainer.seed
         data_hash = fingerprint(self.splits.train)
@@ -145,7 +156,7 @@ class Session:
             encoder = trainer.fit(resume=self.resume)
             if self.fabric.is_global_zero:
                 own = {"data": data_hash, self.verb: sha256_json(config)}
-                save_encoder(encoder, run.encoder_path, lineage={**lineage, **own})
+                save(encoder, run, {**lineage, **own})
                 recorder.say(f"finished after {time.monotonic() - started:.0f} s")
         return run
 
@@ -189,6 +200,7 @@ def open_training(
     resume: bool,
     overwrite: bool,
     progress: Progress,
+    more: type[Options] | None = None,
 ) -> Iterator[Session]:
     """Check everything that can be checked before work starts, then join the process group.
 
@@ -203,6 +215,7 @@ def open_training(
         resume: Continue the run that is there.
         overwrite: Replace the run that is there.
         progress: The caller's callback.
+        more: Settings of a later phase that the user may set as well.
 
     Raises:
         UsageError: An unknown setting, or a value out of range.
@@ -211,13 +224,15 @@ def open_training(
     """
     kind = MODALITIES.get("image")
     models: list[type[Options]] = [TrainerOptions, ExecutionOptions, kind.Options, own]
-    trainer, execution, modal, special = split_overrides(overrides, models, where=verb)
+    parts = split_overrides(overrides, [*models, *([more] if more else [])], where=verb)
+    trainer, execution, modal, special = parts[:4]
     if not resume:
         RunDirectory(out).refuse_existing(overwrite=overwrite)
     trainer_options = build_options(TrainerOptions, {**defaults, **trainer}, where=verb)
     execution_options = build_options(ExecutionOptions, execution, where=verb)
     modality = kind(build_options(kind.Options, modal, where=verb))
     own_options = build_options(own, special, where=verb)
+    more_options = build_options(more, parts[4], where=verb) if more else None
     splits = open_source(data)
     fabric = start_fabric(execution_options, trainer_options.precision)
     try:
@@ -233,6 +248,7 @@ def open_training(
             resume=resume,
             overwrite=overwrite,
             progress=progress,
+            more=more_options,
         )
         fabric.barrier()
     finally:
