@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgessl.errors import ModelError, UnavailableError, nearest
+from edgessl.models.width import narrow_stem, split_width, width_arguments
 from edgessl.preprocessing import ImageInput
 
 __all__ = ["Encoder", "build_encoder", "load_teacher"]
@@ -44,12 +45,13 @@ def build_encoder(name: str, spec: ImageInput) -> Encoder:
     """Build a timm backbone with random weights.
 
     Args:
-        name: A timm model name, with or without ``timm:`` before it.
+        name: A timm model name, with or without ``timm:`` before it; ``NAME@WIDTH``, for example
+            ``resnet18@0.25``, scales the channels of the architectures that take a width.
         spec: The input it is to take; vision transformers are built for its size.
 
     Raises:
-        ModelError: timm has no such model (the nearest names are given), or the model cannot
-            take that input.
+        ModelError: timm has no such model (the nearest names are given), it takes no such
+            width, or the model cannot take that input.
     """
     name = _known_name(name)
     return Encoder(_create(name, spec, pretrained=False), name=name, spec=spec)
@@ -72,6 +74,8 @@ def load_teacher(
         UnavailableError: The hub cannot be reached.
     """
     name = _known_name(name)
+    if split_width(name)[1] is not None:
+        raise ModelError(f"{name}: no weights are published for a width; leave out '@'")
     if weights is not None and weights.suffix != ".safetensors":
         raise ModelError(f"{weights}: only .safetensors weights are read; convert the file")
     if weights is not None and not weights.is_file():
@@ -93,8 +97,9 @@ def load_teacher(
 
 def _known_name(name: str) -> str:
     name = name.removeprefix("timm:")
-    if not timm.is_model(name.partition(".")[0]):
-        raise ModelError(f"unknown backbone '{name}'; {nearest(name, timm.list_models())}")
+    base, _ = split_width(name)
+    if not timm.is_model(base.partition(".")[0]):
+        raise ModelError(f"unknown backbone '{base}'; {nearest(base, timm.list_models())}")
     return name
 
 
@@ -141,18 +146,22 @@ def _load_strictly(name: str, spec: ImageInput, weights: Path | None) -> nn.Modu
 
 
 def _build(name: str, spec: ImageInput, **changes: Any) -> nn.Module:
-    """Build with ``img_size`` where the architecture knows it (those with position embeddings)."""
+    """Build at the width asked for, for the input size where position embeddings want one."""
+    name, width = split_width(name)
     arguments = {"num_classes": 0, "in_chans": spec.channels, **changes}
+    if width is not None:
+        arguments.update(width_arguments(name, width))
     if arguments["num_classes"] is None:
         del arguments["num_classes"]
     try:
-        sized: nn.Module = timm.create_model(name, img_size=(spec.height, spec.width), **arguments)
+        built: nn.Module = timm.create_model(name, img_size=(spec.height, spec.width), **arguments)
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        unsized: nn.Module = timm.create_model(name, **arguments)
-        return unsized
-    return sized
+        built = timm.create_model(name, **arguments)
+    if width is not None:
+        narrow_stem(built, width)
+    return built
 
 
 @torch.no_grad()
