@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import pydantic
 
@@ -19,8 +19,10 @@ from edgessl.preprocessing import MediaInput
 __all__ = [
     "DIM_KEY",
     "INPUT_KEY",
+    "INTEGERS_KEY",
     "LINEAGE_KEY",
     "VERSION_KEY",
+    "IntegerFacts",
     "ModelFacts",
     "decode",
     "encode",
@@ -29,8 +31,24 @@ __all__ = [
 INPUT_KEY = "edgessl.input"
 DIM_KEY = "edgessl.embedding_dim"
 LINEAGE_KEY = "edgessl.lineage"
+INTEGERS_KEY = "edgessl.integers"
 VERSION_KEY = "edgessl.version"
 _INPUT: pydantic.TypeAdapter[MediaInput] = pydantic.TypeAdapter(MediaInput)
+
+
+@dataclass(frozen=True)
+class IntegerFacts:
+    """What the integers of a quantized model are for.
+
+    Attributes:
+        target: Name of the target whose rules they follow.
+        scheme: Quantization scheme, ``"u8s8"``.
+        precision: ``"int8"`` or ``"a16w8"``.
+    """
+
+    target: str
+    scheme: str
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -42,12 +60,14 @@ class ModelFacts:
         embedding_dim: D of the ``(N, D)`` output; None for models that are not encoders.
         lineage: Stage → hash of what the model was made from.
         version: Version of edgessl that exported it; None for third-party models.
+        integers: Whose integers it computes with; None if it is a floating-point model.
     """
 
     preprocessing: MediaInput | None = None
     embedding_dim: int | None = None
     lineage: Mapping[str, str] = field(default_factory=dict)
     version: str | None = None
+    integers: IntegerFacts | None = None
 
 
 def encode(facts: ModelFacts) -> dict[str, str]:
@@ -62,6 +82,8 @@ def encode(facts: ModelFacts) -> dict[str, str]:
         properties[LINEAGE_KEY] = json.dumps(dict(facts.lineage), sort_keys=True)
     if facts.version is not None:
         properties[VERSION_KEY] = facts.version
+    if facts.integers is not None:
+        properties[INTEGERS_KEY] = json.dumps(asdict(facts.integers), sort_keys=True)
     return properties
 
 
@@ -80,6 +102,7 @@ def decode(properties: Mapping[str, str], *, where: str) -> ModelFacts:
         embedding_dim=_dim(properties.get(DIM_KEY), where),
         lineage=_lineage(properties.get(LINEAGE_KEY), where),
         version=properties.get(VERSION_KEY),
+        integers=_integers(properties.get(INTEGERS_KEY), where),
     )
 
 
@@ -105,14 +128,28 @@ def _dim(text: str | None, where: str) -> int | None:
 
 
 def _lineage(text: str | None, where: str) -> dict[str, str]:
+    return {} if text is None else _texts(text, LINEAGE_KEY, where)
+
+
+def _integers(text: str | None, where: str) -> IntegerFacts | None:
     if text is None:
-        return {}
+        return None
+    values = _texts(text, INTEGERS_KEY, where)
+    if set(values) != {"target", "scheme", "precision"}:
+        raise ModelError(
+            f"{where}: metadata {INTEGERS_KEY} has the keys {sorted(values)}, not target, scheme "
+            "and precision; export it again"
+        )
+    return IntegerFacts(**values)
+
+
+def _texts(text: str, key: str, where: str) -> dict[str, str]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ModelError(
-            f"{where}: metadata {LINEAGE_KEY} is not JSON ({error}); export it again"
+            f"{where}: metadata {key} is not JSON ({error}); export it again"
         ) from error
     if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
-        raise ModelError(f"{where}: metadata {LINEAGE_KEY} is not a map of texts; export it again")
+        raise ModelError(f"{where}: metadata {key} is not a map of texts; export it again")
     return values

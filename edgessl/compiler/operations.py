@@ -18,6 +18,7 @@ from edgessl.compiler.check.operation import (
 )
 from edgessl.compiler.graph import prepare_graph, workload_of_file
 from edgessl.compiler.graph_info import GraphInfo
+from edgessl.compiler.integer_step import place_integers
 from edgessl.compiler.rewrites.pipeline import apply_rewrite
 from edgessl.compiler.samples import Samples, SampleWriter, Stream
 from edgessl.compiler.sensitivity import rank_layers
@@ -152,6 +153,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "inspect": inspect,
     "open_model": open_model,
     "order_layers": order_layers,
+    "place_integers": place_integers,
     "rewrite": rewrite,
     "time_runs": time_runs,
 }
