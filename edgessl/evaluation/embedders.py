@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgessl.errors import ModelError, UsageError
 from edgessl.optional import require
 from edgessl.preprocessing import ImageInput, MediaInput, RawImage, model_input, normalize
+from edgessl.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from edgessl.models import Encoder
@@ -135,7 +136,8 @@ def open_embedder(subject: str, spec: Callable[[], ImageInput], *, seed: int) ->
     """Open what a user names.
 
     Args:
-        subject: A run directory, an ``encoder.safetensors``, a ``model.onnx``, a ``model.edge``,
+        subject: A run directory (trained for a target's integers: its integer graph), an
+            ``encoder.safetensors``, a ``model.onnx``, a ``model.edge``,
             ``random:BACKBONE`` (random weights) or ``pixels``.
         spec: Gives the input of the last two, which have none of their own.
         seed: Of random weights.
@@ -164,4 +166,7 @@ def open_embedder(subject: str, spec: Callable[[], ImageInput], *, seed: int) ->
         return _Bundle(path)
     from edgessl.models import load_encoder
 
+    student = RunDirectory(path).student_path
+    if student.is_file():
+        return _Onnx(student)
     return _Torch(path.name, load_encoder(path)[0])

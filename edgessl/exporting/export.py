@@ -1,4 +1,8 @@
-"""`export()`: PyTorch to ONNX, checked against PyTorch before the file takes its place."""
+"""`export()`: PyTorch to ONNX, checked against PyTorch before the file takes its place.
+
+A student that was trained for a target's integers is an ONNX file already, and is handed out as it
+stands.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ from torch import Tensor, nn
 from edgessl import __version__
 from edgessl.config import Options, build_options
 from edgessl.errors import GateError, ModelError
+from edgessl.exporting.student import ExportReport, hand_out, trained_student
 from edgessl.files import atomic_path, sha256_file
 from edgessl.models import Encoder, load_encoder
 from edgessl.models.weights import encoder_file
@@ -59,25 +64,6 @@ class ExportOptions(Options):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-class ExportReport(Options):
-    """What was written, and how close it is to PyTorch in onnxruntime.
-
-    Attributes:
-        max_abs_difference: Over all compared values.
-        min_cosine: Over all compared embeddings.
-        samples: Embeddings compared.
-    """
-
-    path: str
-    sha256: str
-    size_bytes: int
-    opset: int
-    embedding_dim: int
-    max_abs_difference: float
-    min_cosine: float
-    samples: int
-
-
 def export(
     run: Path,
     *,
@@ -87,6 +73,9 @@ def export(
 ) -> ExportReport:
     """Write a run's encoder as ONNX.
 
+    Of a run of ``distill --for-target`` that is the integer graph; its float student is the run's
+    ``exported/encoder.safetensors``.
+
     Args:
         run: A run directory or an ``encoder.safetensors``.
         out: The ``.onnx`` file to be; an existing one is replaced only by a good one.
@@ -95,12 +84,16 @@ def export(
 
     Raises:
         RunError: The run is not finished.
+        UsageError: A setting that an integer graph does not take.
         ModelError: The encoder cannot be exported.
         GateError: The exported graph computes something else than PyTorch.
         OutputError: ``out`` cannot be written.
     """
     require("onnxscript", extra="train")
     options = build_options(ExportOptions, overrides or {}, where="export")
+    student = trained_student(Path(run))
+    if student is not None:
+        return hand_out(student, Path(out), overrides or {}, progress)
     encoder, facts = load_encoder(Path(run))
     progress(ProgressEvent("export", 0, 2, "stages"))
     module = _ForExport(encoder, folded=options.fold_preprocessing).eval()
