@@ -20,7 +20,7 @@ from edgessl.compiler.samples import Samples
 from edgessl.config import Options
 from edgessl.errors import ModelError
 
-__all__ = ["Gate", "measure_fidelity"]
+__all__ = ["Gate", "mean_cosines", "measure_fidelity"]
 
 _NEIGHBOURS = 10
 # Wider outputs (detection, segmentation) are thinned out evenly for the two metrics that need all
@@ -131,6 +131,18 @@ def measure_fidelity(reference: Samples, candidate: Samples) -> Fidelity:
         sqnr_db=min(ratios, default=None),
         outputs=tuple(outputs),
     )
+
+
+def mean_cosines(want: NDArray[np.float32], have: NDArray[np.float32]) -> tuple[float, float]:
+    """Mean cosine, and mean cosine after subtracting the reference's mean; not rounded.
+
+    Args:
+        want: ``(N, D)`` float32, the reference's output.
+        have: ``(N, D)`` float32, finite.
+    """
+    if want.shape[1] == 1:
+        want, have = _as_angles(want, have)
+    return float(np.mean(_cosine(want, have))), _centred_cosine(want, have)
 
 
 def _one_output(reference: Samples, candidate: Samples, name: str) -> OutputFidelity | None:

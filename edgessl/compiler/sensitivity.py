@@ -1,12 +1,14 @@
 """Which layers suffer most from integers, without labels.
 
-Each layer is quantized alone, and what that does to the model's outputs is its error. All layers
-are tried in one session: the graph holds both forms of every layer, and a switch per layer chooses
-between them.
+Each layer is quantized alone, and kept alone in floating point while all others are quantized;
+what that does to the model's outputs says what the layer costs by itself and beside the others.
+All is tried in one session of a `SwitchedGraph`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +17,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgessl.compiler.backends import BuildRequest
+from edgessl.compiler.fidelity import mean_cosines
 from edgessl.compiler.quantizers import QUANTIZERS, QuantizationJob
 from edgessl.compiler.samples import Samples
+from edgessl.compiler.switches import SwitchedGraph
 from edgessl.config import Options
 from edgessl.errors import TargetError
-from edgessl.optional import require
 
-__all__ = ["LayerError", "compare_layers", "rank_layers", "ranked_scheme"]
+__all__ = [
+    "LayerError",
+    "LayerTrials",
+    "Loss",
+    "compare_layers",
+    "open_trials",
+    "rank_layers",
+    "ranked_scheme",
+]
 
 # NNCF writes no ONNX file; the layers that suffer are nearly the same with our own integers.
 _PROXIES = {"nncf": "u8s8"}
-# They only move values, so integers change nothing there.
-_MOVERS = frozenset({"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Pad"})
-_MOVERS |= {"Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose"}
-_MOVERS |= {"Unsqueeze"}
 _SAMPLES = 4
 # In place of infinity, which JSON has not.
 _RUINED = 1e30
+# As the fidelity gate does: wider outputs are thinned out evenly.
+_MAX_COLUMNS = 65_536
+
+Rows = NDArray[np.float32]
+
+
+class Loss(Options):
+    """What some layers' integers take from the outputs; of several outputs the worst.
+
+    Attributes:
+        noise: Noise over power of the outputs, the mean over samples and outputs. It adds up over
+            layers, nearly. 0.01 is 20 dB.
+        cosine_loss: 1 - mean cosine to the float outputs.
+        centred_cosine_loss: The same after subtracting the mean of the float outputs.
+        sqnr_db: Signal-to-quantization-noise ratio; None without any noise.
+        finite: False if NaN or infinite values came out; the losses are then 1.
+    """
+
+    noise: float
+    cosine_loss: float
+    centred_cosine_loss: float
+    sqnr_db: float | None
+    finite: bool = True
 
 
 class LayerError(Options):
@@ -47,6 +77,62 @@ class LayerError(Options):
     error: float
 
 
+class LayerTrials:
+    """Samples, and a graph whose layers are tried with them.
+
+    Args:
+        graph: The graph.
+        samples: Inputs.
+        count: How many of them to run, evenly spaced.
+    """
+
+    def __init__(self, graph: SwitchedGraph, samples: Samples, *, count: int) -> None:
+        self.graph = graph
+        self._samples = samples
+        calls = -(-min(count, samples.count) // samples.batch_size)
+        spaced = np.linspace(0, samples.calls - 1, min(calls, samples.calls))
+        self._calls = [int(call) for call in np.unique(spaced.round().astype(int))]
+        self._float = self._outputs(())
+
+    @property
+    def count(self) -> int:
+        """Samples that are run."""
+        return len(self._float[0]) if self._float else 0
+
+    def loss(self, on: Collection[int]) -> Loss:
+        """What the integers of these layers (indices into the graph's) do together."""
+        have = self._outputs(on)
+        if not all(np.isfinite(rows).all() for rows in have):
+            return Loss(
+                noise=_RUINED,
+                cosine_loss=1.0,
+                centred_cosine_loss=1.0,
+                sqnr_db=None,
+                finite=False,
+            )
+        pairs = list(zip(self._float, have, strict=True))
+        ratios = [_ratio(want, rows) for want, rows in pairs]
+        cosines = [mean_cosines(want, rows) for want, rows in pairs]
+        decibels = [d for want, rows in pairs if (d := _decibels(want, rows)) is not None]
+        return Loss(
+            noise=float(np.mean(ratios)) if ratios else 0.0,
+            cosine_loss=max((max(0.0, 1.0 - c) for c, _ in cosines), default=0.0),
+            centred_cosine_loss=max((max(0.0, 1.0 - c) for _, c in cosines), default=0.0),
+            sqnr_db=min(decibels, default=None),
+        )
+
+    def _outputs(self, on: Collection[int]) -> list[Rows]:
+        """Each floating-point output: ``(samples, D)``."""
+        rows: list[list[Rows]] = []
+        batch = self._samples.batch_size
+        for call in self._calls:
+            values = self.graph.run(self._samples.feeds(call), on)
+            kept = min(batch, self._samples.count - call * batch)
+            found = [_rows(value, batch)[:kept] for value in values]
+            rows = [[*old, new] for old, new in zip(rows or [[]] * len(found), found, strict=True)]
+        return [np.concatenate(parts) for parts in rows]
+
+
 def rank_layers(request: BuildRequest, *, samples: int = _SAMPLES) -> list[LayerError]:
     """Rank the layers of a candidate, the most harmful first.
 
@@ -59,13 +145,31 @@ def rank_layers(request: BuildRequest, *, samples: int = _SAMPLES) -> list[Layer
         TargetError: The candidate quantizes no activations.
         ModelError: The graph cannot be quantized.
     """
+    return _ranked(open_trials(request, count=samples))
+
+
+def open_trials(
+    request: BuildRequest, *, count: int = _SAMPLES, samples: Samples | None = None
+) -> LayerTrials:
+    """Quantize as a candidate does, and open the graph in which its layers can be tried.
+
+    Args:
+        request: What builds the candidate; its folder takes two graphs.
+        count: Samples to run, evenly spaced.
+        samples: Of which samples; None takes those of the calibration.
+
+    Raises:
+        TargetError: The candidate quantizes no activations.
+        ModelError: The graph cannot be quantized.
+    """
     job = request.job()
     if job.scheme == "weight-only":
         raise TargetError("weight-only candidates have no layers to rank; choose int8 or a16w8")
     proxy = ranked_scheme(job.scheme)
     job = replace(job, scheme=proxy, rough=True)
     quantized, _ = QUANTIZERS.get(proxy).quantize(job)
-    return compare_layers(_float_graph(job), quantized, job.samples, count=samples)
+    graph = SwitchedGraph(_float_graph(job), quantized, threads=request.threads)
+    return LayerTrials(graph, samples or job.samples, count=count)
 
 
 def ranked_scheme(scheme: str) -> str:
@@ -84,16 +188,15 @@ def compare_layers(
         samples: Inputs.
         count: How many of them to run, evenly spaced.
     """
-    onnx = require("onnx", extra="compile")
-    switched = _Switched(onnx, onnx.load(float_graph), onnx.load(quantized))
-    calls = np.linspace(0, samples.calls - 1, min(count, samples.calls)).round().astype(int)
-    noise = np.zeros((len(switched.nodes), 0))
-    for call in np.unique(calls):
-        noise = np.concatenate([noise, switched.noise(samples.feeds(int(call)))], axis=1)
-    errors = noise.mean(axis=1) if noise.size else np.zeros(len(switched.nodes))
+    return _ranked(LayerTrials(SwitchedGraph(float_graph, quantized), samples, count=count))
+
+
+def _ranked(trials: LayerTrials) -> list[LayerError]:
+    names = [name for name, _ in trials.graph.layers]
+    errors = [trials.loss({k}).noise for k in range(len(names))]
     # Stable: of equals the one that comes first in the graph comes first.
-    order = np.argsort(-errors, kind="stable")
-    return [LayerError(node=switched.nodes[k], error=float(errors[k])) for k in order]
+    order = sorted(range(len(names)), key=lambda k: -errors[k])
+    return [LayerError(node=names[k], error=errors[k]) for k in order]
 
 
 def _float_graph(job: QuantizationJob) -> Path:
@@ -102,137 +205,27 @@ def _float_graph(job: QuantizationJob) -> Path:
     return fused if fused.is_file() else job.folder / "float.onnx"
 
 
-class _Switched:
-    """The float graph with a switch per layer that turns its integers on.
-
-    Attributes:
-        nodes: Names of the layers, in the order of the graph.
-    """
-
-    def __init__(self, onnx: Any, plain: Any, quantized: Any) -> None:
-        self._onnx = onnx
-        self._plain, graph = plain, quantized.graph
-        self._makers = {name: node for node in graph.node for name in node.output}
-        self._integers = {tensor.name: tensor for tensor in graph.initializer}
-        self._weights = {tensor.name: tensor for tensor in plain.graph.initializer}
-        self.nodes: list[str] = []
-        self._extend(plain.graph, {node.name: node for node in graph.node})
-        domains = {imported.domain for imported in plain.opset_import}
-        plain.opset_import.extend(i for i in quantized.opset_import if i.domain not in domains)
-        self._session = self._open()
-
-    def noise(self, feeds: dict[str, Any]) -> NDArray[np.float64]:
-        """``(layers, 1)``: noise over power of the outputs, for one call's inputs."""
-        off = {f"switch/{k}": np.array(False) for k in range(len(self.nodes))}
-        expected = self._run({**feeds, **off})
-        rows = []
-        for k in range(len(self.nodes)):
-            actual = self._run({**feeds, **off, f"switch/{k}": np.array(True)})
-            pairs = list(zip(expected, actual, strict=True))
-            ratios = [_ratio(want, have) for want, have in pairs]
-            rows.append([float(np.mean(ratios)) if ratios else 0.0])
-        return np.array(rows, np.float64).reshape(len(self.nodes), 1)
-
-    def _run(self, feeds: dict[str, Any]) -> list[NDArray[Any]]:
-        return [value for value in self._session.run(None, feeds) if value.dtype.kind == "f"]
-
-    def _open(self) -> Any:
-        onnxruntime = require("onnxruntime", extra="compile")
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.log_severity_level = 3
-        return onnxruntime.InferenceSession(
-            self._plain.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-
-    def _extend(self, graph: Any, twins: dict[str, Any]) -> None:
-        nodes = []
-        for node in graph.node:
-            twin = twins.get(node.name)
-            integers = [] if twin is None or node.op_type in _MOVERS else self._integer(node, twin)
-            nodes.append(self._switch(graph, node, integers) if integers else node)
-        copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
-
-    def _switch(self, graph: Any, node: Any, integers: list[Any]) -> Any:
-        """A node that computes one form or the other, and spends no time on the one not chosen."""
-        switch = f"switch/{len(self.nodes)}"
-        self.nodes.append(node.name)
-        boolean = self._onnx.TensorProto.BOOL
-        graph.input.append(self._onnx.helper.make_tensor_value_info(switch, boolean, []))
-        plain = type(node).FromString(node.SerializeToString())
-        branches = {}
-        for name, body in (("then_branch", integers), ("else_branch", [plain])):
-            last = body[-1]
-            last.output[:] = [
-                f"{switch}/{name}/{k}" if o else "" for k, o in enumerate(last.output)
-            ]
-            outputs = [self._onnx.ValueInfoProto(name=output) for output in last.output if output]
-            branches[name] = self._onnx.helper.make_graph(body, name, [], outputs)
-        outputs = [output for output in node.output if output]
-        return self._onnx.helper.make_node("If", [switch], outputs, node.name, **branches)
-
-    def _integer(self, node: Any, twin: Any) -> list[Any]:
-        """The node behind pairs, as its twin in the integer graph is; empty if that has none."""
-        where = f"switch/{len(self.nodes)}"
-        body: list[Any] = []
-        changed = type(node).FromString(node.SerializeToString())
-        for index, name in enumerate(node.input):
-            maker = self._makers.get(twin.input[index]) if index < len(twin.input) else None
-            if maker is None or maker.op_type != "DequantizeLinear":
-                continue
-            place = f"{where}/{index}"
-            if name in self._weights:
-                value = self._onnx.numpy_helper.from_array(self._weight(maker), f"{place}/weight")
-                self._plain.graph.initializer.append(value)
-                changed.input[index] = value.name
-            else:
-                body += self._pair(name, maker, place)
-                changed.input[index] = body[-1].output[0]
-        return [*body, changed] if changed != node else []
-
-    def _pair(self, name: str, maker: Any, place: str) -> list[Any]:
-        parameters: list[str] = []
-        for source in maker.input[1:]:
-            tensor = self._onnx.TensorProto()
-            tensor.CopyFrom(self._integers[source])
-            tensor.name = f"{place}/parameter_{len(parameters)}"
-            self._plain.graph.initializer.append(tensor)
-            parameters.append(tensor.name)
-        integers, floats = f"{place}/quantized", f"{place}/dequantized"
-        return [
-            self._onnx.helper.make_node(kind, [source, *parameters], [result], domain=maker.domain)
-            for kind, source, result in (
-                ("QuantizeLinear", name, integers),
-                ("DequantizeLinear", integers, floats),
-            )
-        ]
-
-    def _weight(self, maker: Any) -> NDArray[Any]:
-        """What a weight is after it went through integers."""
-        array = self._onnx.numpy_helper.to_array
-        scale = array(self._integers[maker.input[1]])
-        zero = array(self._integers[maker.input[2]]) if maker.input[2:] else np.zeros(1, np.int8)
-        axis = next((a.i for a in maker.attribute if a.name == "axis"), 1)
-        source = maker.input[0]
-        quantizer = self._makers.get(source)
-        stored = array(self._integers[quantizer.input[0] if quantizer is not None else source])
-        if scale.ndim == 1 and scale.size > 1:
-            shape = [1] * stored.ndim
-            shape[axis] = -1
-            scale, zero = scale.reshape(shape), zero.reshape(shape)
-        integers = stored.astype(np.float64)
-        if quantizer is not None:
-            limits = np.iinfo(zero.dtype)
-            integers = np.clip(np.round(integers / scale) + zero, limits.min, limits.max)
-        return np.asarray((integers - zero) * scale, scale.dtype)
+def _rows(value: NDArray[Any], batch: int) -> Rows:
+    """One row per sample; a call takes one sample where the output has no batch."""
+    count = batch if value.ndim and value.shape[0] == batch else 1
+    flat = value.reshape(count, -1)
+    return flat[:, :: max(1, -(-flat.shape[1] // _MAX_COLUMNS))].astype(np.float32)
 
 
-def _ratio(want: NDArray[Any], have: NDArray[Any]) -> float:
-    reference, changed = want.astype(np.float64), have.astype(np.float64)
-    if not np.isfinite(changed).all():
-        return _RUINED
-    power = float(np.sum(reference**2))
-    noise = float(np.sum((changed - reference) ** 2))
-    return noise / power if power > 0 else (0.0 if noise == 0 else _RUINED)
+def _ratio(want: Rows, have: Rows) -> float:
+    """Mean over samples of noise over power."""
+    reference = want.astype(np.float64)
+    power = np.sum(reference**2, axis=1)
+    noise = np.sum((have.astype(np.float64) - reference) ** 2, axis=1)
+    silent = np.where(noise == 0, 0.0, _RUINED)
+    ratios = np.where(power > 0, noise / np.where(power > 0, power, 1.0), silent)
+    return float(np.mean(ratios))
+
+
+def _decibels(want: Rows, have: Rows) -> float | None:
+    """10 log10(signal / noise) over all samples; None without noise."""
+    reference = want.astype(np.float64)
+    noise = float(np.sum((have.astype(np.float64) - reference) ** 2))
+    if noise == 0.0:
+        return None
+    return 10.0 * math.log10(max(float(np.sum(reference**2)), 1e-12 * noise) / noise)
