@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgessl import onnx_metadata
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.open_batch import open_batch
 from edgessl.compiler.quantizers import QUANTIZERS, QuantizationJob
 from edgessl.compiler.ranges import Method
-from edgessl.compiler.rewrites.parity import run_plainly
+from edgessl.compiler.rewrites.parity import run_plainly, runtime_errors
 from edgessl.compiler.samples import Samples
 from edgessl.errors import ModelError
 from edgessl.onnx_metadata import IntegerFacts
@@ -104,10 +106,18 @@ def _properties(onnx: Any, info: GraphInfo, facts: IntegerFacts) -> dict[str, st
 def _check_batches(fixed: Path, opened: Path, samples: Samples) -> None:
     """Two samples at once must give what they give one by one."""
     singles = [samples.feeds(call) for call in range(min(2, samples.calls))]
-    both = {name: _stack([feeds[name] for feeds in singles]) for name in singles[0]}
+    both = {name: np.concatenate([feeds[name] for feeds in singles]) for name in singles[0]}
     expected = [run_plainly(fixed, feeds) for feeds in singles]
-    for name, have in run_plainly(opened, both).items():
-        want = _stack([outputs[name] for outputs in expected])
+    try:
+        found = run_plainly(opened, both)
+    except runtime_errors() as error:
+        said = " ".join(str(error).split())[:160]
+        raise ModelError(
+            f"the graph does not run on two samples at once ({said}), so it cannot be trained; "
+            "choose another backbone"
+        ) from error
+    for name, have in found.items():
+        want = np.concatenate([outputs[name] for outputs in expected])
         if have.shape != want.shape or not abs(have - want).max() <= _TOLERANCE * max(
             1.0, float(abs(want).max())
         ):
@@ -115,11 +125,6 @@ def _check_batches(fixed: Path, opened: Path, samples: Samples) -> None:
                 "the graph computes something else for two samples at once than for each, so it "
                 "cannot be trained; choose another backbone"
             )
-
-
-def _stack(arrays: list[Any]) -> Any:
-    numpy = require("numpy", extra="compile")
-    return numpy.concatenate(arrays)
 
 
 def _kept_float(graph: Any, *, attention: bool, asked: frozenset[str]) -> list[list[str]]:

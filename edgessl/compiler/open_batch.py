@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from edgessl.compiler.rewrites.parity import run_plainly
 from edgessl.compiler.rewrites.topology import (
     Array,
     Topology,
     attribute,
     fresh_name,
-    infer_shapes,
     subgraphs,
 )
 from edgessl.errors import ModelError
@@ -38,12 +38,13 @@ def open_batch(model: Any, inputs: tuple[str, ...]) -> Any:
         inputs: Inputs whose first dimension is the batch.
 
     Returns:
-        The model, its shapes inferred anew.
+        The model, its tensors described anew.
 
     Raises:
         ModelError: A node holds the batch in a way that is not known; it is named.
     """
-    fixed = Topology(infer_shapes(model))
+    fixed = Topology(model)
+    described = _run_once(model, fixed)
     for value in model.graph.input:
         if value.name in inputs:
             value.type.tensor_type.shape.dim[0].dim_param = BATCH
@@ -60,10 +61,35 @@ def open_batch(model: Any, inputs: tuple[str, ...]) -> Any:
     del model.graph.node[:]
     model.graph.node.extend(copies)
     _drop_unread(model)
-    model = infer_shapes(model)
-    for value in model.graph.output:
-        _set_shape(value, fixed.shapes.get(value.name), axes.get(value.name))
+    ends = {value.name: value for value in model.graph.output}
+    for name, kind in described.items():
+        value = ends[name] if name in ends else model.graph.value_info.add(name=name)
+        _describe(value, kind, fixed.shapes[name], axes.get(name))
     return model
+
+
+def _run_once(model: Any, fixed: Topology) -> dict[str, int]:
+    """Note the shape of every tensor, and give its element type.
+
+    Inference knows no shapes behind operators of onnxruntime's own, which 16-bit pairs are.
+    """
+    onnx = require("onnx", extra="compile")
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    names = [name for node in model.graph.node for name in node.output if name]
+    del whole.graph.value_info[:]
+    del whole.graph.output[:]
+    whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    feeds = {
+        value.name: np.zeros(
+            fixed.shapes[value.name] or (),
+            onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type),
+        )
+        for value in model.graph.input
+    }
+    found = run_plainly(whole.SerializeToString(), feeds)
+    fixed.shapes.update({name: array.shape for name, array in found.items()})
+    return {n: onnx.helper.np_dtype_to_tensor_dtype(array.dtype) for n, array in found.items()}
 
 
 def _opened(model: Any, node: Any, fixed: Topology, axes: dict[str, int]) -> list[Any]:
@@ -213,17 +239,17 @@ def _drop_unread(model: Any) -> None:
     model.graph.initializer.extend(kept)
 
 
-def _set_shape(value: Any, shape: tuple[int, ...] | None, axis: int | None) -> None:
-    if shape is None or axis is None:
-        return
-    dims = value.type.tensor_type.shape.dim
-    del dims[:]
-    for index, size in enumerate(shape):
-        dim = dims.add()
-        if index == axis:
-            dim.dim_param = BATCH
-        else:
+def _describe(value: Any, kind: int, shape: tuple[int, ...] | None, axis: int | None) -> None:
+    tensor = value.type.tensor_type
+    tensor.elem_type = kind
+    tensor.ClearField("shape")
+    tensor.shape.SetInParent()
+    for index, size in enumerate(shape or ()):
+        dim = tensor.shape.dim.add()
+        if index != axis:
             dim.dim_value = size
+        elif size == 1:
+            dim.dim_param = BATCH
 
 
 def _unknown(node: Any, why: str) -> ModelError:
