@@ -1,4 +1,4 @@
-"""Teacher embeddings on the disk: the teacher runs once per sample and view seed."""
+"""A teacher's features of every view that the student is going to see."""
 
 from __future__ import annotations
 
@@ -6,100 +6,154 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgessl.data.modality import Modality
+from edgessl.data.modality import Modality, Views
 from edgessl.data.store import SampleStore
-from edgessl.files import atomic_path
-from edgessl.models import Encoder
+from edgessl.distillation.feature_table import FeatureSource, FeatureTable, split_rows
+from edgessl.distillation.objectives import TeacherFeatures
+from edgessl.distillation.objectives.objective import MapShape
+from edgessl.distillation.teacher_cache import CacheTable
+from edgessl.distillation.teachers import Teacher
+from edgessl.errors import DataError
+from edgessl.files import sha256_json
 from edgessl.progress import Progress, ProgressEvent
 
-__all__ = ["teacher_features"]
+__all__ = ["LiveTeacher", "teacher_features"]
 
-_BATCH = 64
+_VIEWS_VERSION = 1
+"""Raise when the views of kind ``distill`` change, so that cached features are remade."""
 
 
 def teacher_features(
-    teacher: Encoder,
+    teacher: Teacher,
     store: SampleStore,
     modality: Modality,
     *,
     seed: int,
     view_seeds: int,
+    map_size: int | None,
     folder: Path | None,
+    device: torch.device,
     progress: Progress,
-) -> Tensor:
-    """Embed every view that the student is going to see.
+) -> FeatureSource:
+    """Look at every view once and keep what the teacher gives, or run it along.
 
-    A table per view seed holds rows of (content hash, float16 embedding); samples that a table
-    knows are not embedded again, whatever file or data set they come from.
+    Samples that the teacher's table knows are not looked at again, whatever file or data set they
+    come from. A table that does not fit into the cache is not made: the teacher then runs at
+    every step.
 
     Args:
-        teacher: The frozen teacher, in eval mode, on the device where it is to run.
+        teacher: The frozen teacher.
         store: The decoded samples.
         modality: Makes the views, the same for teacher and student.
         seed: Of the views.
         view_seeds: K, how many views of each sample.
-        folder: Where the tables of this teacher and these views are; None keeps nothing.
+        map_size: Most rows and columns of its feature map, which is pooled to it; None wants no
+            map.
+        folder: Where the tables of all teachers are; None keeps nothing after the run.
+        device: Where the teacher runs.
         progress: Told how far it is.
 
-    Returns:
-        (K, N, D) float16 on the CPU, in the store's order.
+    Raises:
+        DataError: The teacher gives NaN or infinity.
+        ModelError: It has no feature map, and one is wanted.
     """
-    views = modality.views("distill", teacher.spec, seed=seed)
-    hashes = np.array([bytes.fromhex(text) for text in store.content_hashes], dtype="S32")
-    device = next(teacher.parameters()).device
-    all_rows = []
-    for view_seed in range(view_seeds):
-        path = None if folder is None else folder / f"view-{view_seed:04d}.npy"
-        table = _read_table(path, teacher.dim)
-        known = {bytes(key).ljust(32, b"\0"): row for row, key in enumerate(table["hash"])}
-        missing = [i for i, key in enumerate(hashes) if bytes(key).ljust(32, b"\0") not in known]
-        parts = [np.empty((0, teacher.dim), dtype=np.float16)]
-        for start in range(0, len(missing), _BATCH):
-            batch = store.fetch(np.asarray(missing[start : start + _BATCH], dtype=np.int64))
-            with torch.inference_mode():
-                embedded = teacher(views(batch, view_seed)[0].to(device))
-            parts.append(embedded.float().cpu().numpy().astype(np.float16))
-            done = view_seed * len(store) + len(store) - len(missing) + start
-            progress(ProgressEvent("teacher", done, view_seeds * len(store), "samples"))
-        if missing:
-            table = _append(table, hashes[missing], np.concatenate(parts))
-            _write_table(path, table)
-            known = {bytes(key).ljust(32, b"\0"): row for row, key in enumerate(table["hash"])}
-        rows = [known[bytes(key).ljust(32, b"\0")] for key in hashes]
-        all_rows.append(np.ascontiguousarray(table["embedding"][rows]))
-    total = view_seeds * len(store)
-    progress(ProgressEvent("teacher", total, total, "samples"))
-    return torch.from_numpy(np.stack(all_rows))
+    shape = None if map_size is None else _pooled_shape(teacher.map_shape(), map_size)
+    live = LiveTeacher(teacher, store, modality, seed, view_seeds, shape, device)
+    header = {
+        "views_version": _VIEWS_VERSION,
+        "teacher": teacher.sha256,
+        "inputs": sha256_json(
+            {
+                "spec": teacher.spec.model_dump(mode="json"),
+                "views": modality.options.model_dump(mode="json"),
+                "canvas": list(store.samples.shape[1:]),
+                "seed": seed,
+            }
+        ),
+        "dim": teacher.dim,
+        "map": None if shape is None else list(shape),
+    }
+    teacher.to(device)
+    table = CacheTable(
+        None if folder is None else folder / sha256_json(header)[:32],
+        header,
+        row=teacher.dim + (0 if shape is None else int(np.prod(shape))),
+        progress=progress,
+    )
+    filled = table.fill(store.content_hashes, view_seeds, live.rows)
+    if filled is None:
+        message = (
+            f"teacher {teacher.name}: its features do not fit into the cache, so it runs at every "
+            "step; raise EDGESSL_TEACHER_CACHE_GB or lower view_seeds"
+        )
+        progress(ProgressEvent("teacher", message=message, warning=True))
+        return live
+    teacher.to(torch.device("cpu"))
+    arrays, places = filled
+    return FeatureTable(
+        arrays,
+        dim=teacher.dim,
+        map_shape=shape,
+        name=teacher.name,
+        places=places,
+        keep=table,
+    )
 
 
-def _row_type(dim: int) -> np.dtype[np.void]:
-    return np.dtype([("hash", "S32"), ("embedding", "<f2", (dim,))])
+class LiveTeacher(FeatureSource):
+    """A teacher that looks at the views when they are asked for.
+
+    What it gives is rounded to half precision, as in a table: the same run with and without a
+    cache is the same.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        store: SampleStore,
+        modality: Modality,
+        seed: int,
+        view_seeds: int,
+        map_shape: MapShape | None,
+        device: torch.device,
+    ) -> None:
+        self.name, self.dim, self.map_shape = teacher.name, teacher.dim, map_shape
+        self.samples, self.views = len(store), view_seeds
+        self._teacher, self._store, self._device = teacher, store, device
+        self._views: Views = modality.views("distill", teacher.spec, seed=seed)
+
+    def features(self, view_seed: int, indices: Tensor) -> TeacherFeatures:
+        """Run the teacher on one view of some samples."""
+        rows = self._look(view_seed, indices.cpu().numpy()).to(indices.device)
+        return split_rows(rows.float(), self.dim, self.map_shape)
+
+    def rows(self, view_seed: int, indices: NDArray[np.int64]) -> NDArray[np.float16]:
+        """(n, D + C·h·w) for a table."""
+        rows: NDArray[np.float16] = self._look(view_seed, indices).cpu().numpy()
+        return rows
+
+    def _look(self, view_seed: int, indices: NDArray[np.int64]) -> Tensor:
+        batch = self._store.fetch(np.asarray(indices, dtype=np.int64))
+        views = self._views(batch, view_seed)[0].to(self._device)
+        given = self._teacher.features(views, maps=self.map_shape is not None)
+        parts = [given.embedding]
+        if self.map_shape is not None and given.maps is not None:
+            maps = given.maps
+            if maps.shape[2:] != self.map_shape[1:]:
+                maps = F.adaptive_avg_pool2d(maps, self.map_shape[1:])
+            parts.append(maps.flatten(1))
+        rows = torch.cat(parts, dim=1).half()
+        if not bool(torch.isfinite(rows).all()):
+            raise DataError(
+                f"the teacher {self.name} gives NaN, infinite or too large embeddings for this "
+                "data; check its weights"
+            )
+        return rows
 
 
-def _read_table(path: Path | None, dim: int) -> NDArray[np.void]:
-    """A damaged or foreign table is as good as none: it is rebuilt."""
-    empty: NDArray[np.void] = np.empty(0, dtype=_row_type(dim))
-    if path is None or not path.is_file():
-        return empty
-    try:
-        table: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError):
-        return empty
-    return table if table.dtype == empty.dtype and table.ndim == 1 else empty
-
-
-def _append(
-    table: NDArray[np.void], hashes: NDArray[np.bytes_], embeddings: NDArray[np.float16]
-) -> NDArray[np.void]:
-    added: NDArray[np.void] = np.empty(len(hashes), dtype=table.dtype)
-    added["hash"], added["embedding"] = hashes, embeddings
-    return np.concatenate([table, added])
-
-
-def _write_table(path: Path | None, table: NDArray[np.void]) -> None:
-    if path is not None:
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, table, allow_pickle=False)
+def _pooled_shape(shape: MapShape, most: int) -> MapShape:
+    return (shape[0], min(shape[1], most), min(shape[2], most))

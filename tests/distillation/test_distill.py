@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {
     "epochs": 3,
     "log_steps": 1,
     "probe_epochs": 0,
-    "queue_size": 32,
+    "objectives": {"similarity": {"queue_size": 32}, "cosine": 1},
     "view_seeds": 2,
     "num_workers": 0,
     "threads": 1,
@@ -194,5 +194,5 @@ def test_unknown_names_are_named(teacher: Path, data: Path, tmp_path: Path) -> N
         distill("timm:vit_small_dinov2", "resnet18", data, out=tmp_path / "a", overrides=SETTINGS)
     with pytest.raises(ModelError, match="mobilenetv3_small_050"):
         distill(str(teacher), "mobilenetv3_small_05", data, out=tmp_path / "a", overrides=SETTINGS)
-    with pytest.raises(UsageError, match="queue_size"):
-        distill(str(teacher), "resnet18", data, out=tmp_path / "a", overrides={"queuesize": 5})
+    with pytest.raises(UsageError, match="view_seeds"):
+        distill(str(teacher), "resnet18", data, out=tmp_path / "a", overrides={"viewseeds": 5})

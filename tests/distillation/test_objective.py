@@ -6,17 +6,26 @@ import torch
 import torch.nn.functional as F
 
 from edgessl.data.loader import Batch
-from edgessl.distillation.objective import Distillation, DistillationOptions
+from edgessl.distillation.feature_table import FeatureTable
+from edgessl.distillation.objective import Distillation, DistillationOptions, TaughtBy
 from edgessl.models import build_encoder
 from edgessl.preprocessing import ImageInput
 from edgessl.pretraining import StepContext
 
 
-def make(**changes: float) -> tuple[Distillation, torch.Tensor]:
+def make(**weights: float) -> tuple[Distillation, torch.Tensor]:
     spec = ImageInput(channels=1, height=32, width=32, mean=(0.0,), std=(1.0,))
     features = torch.randn(2, 40, 12).half()
-    options = DistillationOptions.model_validate({"queue_size": 16, **changes})
-    return Distillation(build_encoder("test_efficientnet", spec), features, options), features
+    similarity = {"queue_size": 16, "weight": weights.get("similarity", 1.0)}
+    objectives = {"similarity": similarity, "cosine": weights.get("cosine", 1.0)}
+    options = DistillationOptions.model_validate({"objectives": objectives})
+    table = FeatureTable(list(features.numpy()), dim=12)
+    student = build_encoder("test_efficientnet", spec)
+    return Distillation(student, [TaughtBy(table)], options), features
+
+
+def queue_of(objective: Distillation) -> torch.Tensor:
+    return objective.get_buffer("teachers.0.objectives.similarity.queue")
 
 
 def context(epoch: int) -> StepContext:
@@ -24,13 +33,15 @@ def context(epoch: int) -> StepContext:
 
 
 def test_loss_is_the_definition() -> None:
-    objective, features = make(similarity_weight=0.7, regression_weight=1.3)
+    objective, features = make(similarity=0.7, cosine=1.3)
     objective.eval()
     batch = Batch((torch.randn(6, 1, 32, 32),), torch.arange(6) + 3)
     loss, _ = objective(batch, context(epoch=3))
     teacher = F.normalize(features[1, 3:9].double(), dim=1)
-    student = F.normalize(objective.projector(objective.encoder(batch.views[0])).double(), dim=1)
-    queue = objective.queue.double()
+    student = F.normalize(
+        objective.teachers[0].projector(objective.encoder(batch.views[0])).double(), dim=1
+    )
+    queue = queue_of(objective).double()
     wanted = torch.zeros((), dtype=torch.float64)
     for s, t in zip(student, teacher, strict=False):
         anchors = torch.cat([t[None], queue])
@@ -47,8 +58,8 @@ def test_queue_is_first_in_first_out() -> None:
         objective.after_step(context(epoch=0))
         newest = F.normalize(features[0, list(rows)].float(), dim=1)
         places = [(10 * step + i) % 16 for i in range(10)]
-        torch.testing.assert_close(objective.queue[places], newest)
-    assert int(objective.cursor) == 4
+        torch.testing.assert_close(queue_of(objective)[places], newest)
+    assert int(objective.get_buffer("teachers.0.objectives.similarity.cursor")) == 4
 
 
 def test_all_parts_of_a_step_reach_the_queue() -> None:
@@ -56,4 +67,4 @@ def test_all_parts_of_a_step_reach_the_queue() -> None:
     for rows in ([0, 1, 2], [3, 4, 5]):
         objective(Batch((torch.randn(3, 1, 32, 32),), torch.tensor(rows)), context(epoch=0))
     objective.after_step(context(epoch=0))
-    torch.testing.assert_close(objective.queue[:6], F.normalize(features[0, :6].float(), dim=1))
+    torch.testing.assert_close(queue_of(objective)[:6], F.normalize(features[0, :6].float(), dim=1))
