@@ -20,6 +20,7 @@ __all__ = [
     "Options",
     "build_options",
     "describe_validation",
+    "nest_tables",
     "parse_overrides",
     "read_toml",
     "split_overrides",
@@ -56,6 +57,25 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def nest_tables(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted keys into tables, as TOML does: ``objectives.cosine=2``.
+
+    Raises:
+        UsageError: A key is both a value and a table.
+    """
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        table, parts = result, key.split(".")
+        for part in parts[:-1]:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise UsageError(f"'{part}' is both a value and a table; give '{key}' once")
+        if parts[-1] in table:
+            raise UsageError(f"'{key}' is both a value and a table; give it once")
+        table[parts[-1]] = value
+    return result
 
 
 def read_toml(path: Path) -> dict[str, Any]:

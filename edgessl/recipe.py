@@ -120,7 +120,10 @@ def plan(
             members[name] = verbs.get(verb_name)()
         except UsageError as error:
             raise UsageError(f"stage '{name}': {error}") from error
-        settings[name] = given
+        try:
+            settings[name] = members[name].arrange(given)
+        except UsageError as error:
+            raise UsageError(f"stage '{name}': {error}") from error
     overrides = overrides or {}
     _override(settings, members, overrides)
     if "data" in overrides:
