@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,13 +24,14 @@ from edgessl.compiler.calibration import (
 )
 from edgessl.compiler.choice import choose
 from edgessl.compiler.fidelity import Gate
-from edgessl.compiler.graph_info import GraphInfo
+from edgessl.compiler.graph_info import GraphInfo, StoredIntegers
 from edgessl.compiler.identity import compilation_key
+from edgessl.compiler.integer_candidates import LeftOut, check_saturation, select_for_integers
 from edgessl.compiler.mixed import rescue
 from edgessl.compiler.packing import embedding_dim, finish, reuse
 from edgessl.compiler.process import Worker, WorkerFailure, memory_limit
 from edgessl.compiler.report import CompileReport
-from edgessl.compiler.rewrites import RewriteRemark
+from edgessl.compiler.rewrites import INTEGER_SEQUENCE, SEQUENCE, RewriteRemark
 from edgessl.compiler.rewrites.pipeline import rewrite_in_workers
 from edgessl.compiler.samples import Samples
 from edgessl.compiler.search import Limits, Search, select_candidates
@@ -38,11 +40,12 @@ from edgessl.config import Options, build_options
 from edgessl.errors import ModelError
 from edgessl.files import atomic_path, output_errors
 from edgessl.progress import Progress, ProgressEvent, silent
-from edgessl.targets import Target, detect, load_target
+from edgessl.targets import CandidateSpec, Target, detect, load_target
 
 __all__ = ["CompileOptions", "compile_model"]
 
 Indices = NDArray[np.int64]
+_SAME_INTEGERS = 0.999
 _TOOLCHAINS = ("npu_compiler", "tensorrt_profile")
 
 
@@ -52,7 +55,8 @@ class CompileOptions(Options):
     Attributes:
         precision: Only candidates of this precision; ``"auto"`` tries all.
         engine: Only candidates of this engine; None tries all.
-        min_fidelity: Least mean cosine to the float32 model; None takes the target's.
+        min_fidelity: Least mean cosine to the float32 model; None takes the target's. Of a model
+            that is quantized already: to what its own nodes say; None takes 0.999.
         samples: Calibration samples; None takes the target's number.
         held_out: Samples that the fidelity gate judges by.
         seed: Draws the samples.
@@ -139,13 +143,15 @@ def compile_model(
     """
     options = build_options(CompileOptions, overrides or {}, where="compile")
     device = target if isinstance(target, Target) else load_target(target)
-    candidates = select_candidates(device, precision=options.precision, engine=options.engine)
+    if options.engine is not None or options.precision != "auto":
+        select_candidates(device, precision=options.precision, engine=options.engine)
     _check_writable(Path(out))
     with (
         output_errors(Path(tempfile.gettempdir())),
         tempfile.TemporaryDirectory(prefix="edgessl-compile-") as inbox,
     ):
         graph = _inspect(Path(model), Path(inbox), device, options)
+        candidates, left_out = _candidates(device, graph.integers, options)
         source = open_calibration(calibration, graph, open_data=open_data)
         parts = split_indices(
             len(source),
@@ -159,12 +165,29 @@ def compile_model(
             return reuse(finished, Path(out), report, progress)
         with open_work(key, progress) as work:
             search = _prepare(work, graph, source, parts, device, options, progress)
-            trials = rescue(search, search.run(candidates), max_layers=options.max_float_layers)
+            search = replace(search, left_out=left_out)
+            trials = rescue(
+                search,
+                search.run(candidates),
+                max_layers=options.max_float_layers if graph.integers is None else 0,
+                remeasure=options.remeasure,
+            )
             trials = choose(search, trials, remeasure=options.remeasure)
             result = finish(search, trials, Path(out), report)
         if key is not None:
             keep_finished(key, Path(out), result.model_dump(mode="json"), progress)
     return result
+
+
+def _candidates(
+    device: Target, stored: StoredIntegers | None, options: CompileOptions
+) -> tuple[tuple[CandidateSpec, ...], tuple[LeftOut, ...]]:
+    """What is tried, and what is not though the target lists it."""
+    asked: dict[str, Any] = {"precision": options.precision, "engine": options.engine}
+    if stored is None:
+        return select_candidates(device, **asked), ()
+    check_saturation(device, stored, reduces=device.reduces_range(detect()))
+    return select_for_integers(device, stored, **asked)
 
 
 def _prepare(
@@ -204,7 +227,7 @@ def _prepare(
         held_out=held_out,
         reference=reference,
         gate=Gate.of(
-            options.min_fidelity or device.min_fidelity,
+            options.min_fidelity or _least_fidelity(graph, device),
             neighbour_agreement=device.min_neighbour_agreement,
             sqnr_db=device.min_sqnr_db if options.min_fidelity is None else None,
             encoder=encoder,
@@ -217,6 +240,11 @@ def _prepare(
         seed=options.seed,
         progress=progress,
     )
+
+
+def _least_fidelity(graph: GraphInfo, device: Target) -> float:
+    """A model that is quantized already was judged with its integers: an engine must match it."""
+    return device.min_fidelity if graph.integers is None else _SAME_INTEGERS
 
 
 def _check_writable(out: Path) -> None:
@@ -281,7 +309,8 @@ def _reference(work: Work, graph: GraphInfo, held_out: Samples, options: Compile
                 "embed",
                 engine="onnxruntime",
                 model=graph.path,
-                options={"threads": options.threads},
+                # Integers are judged by what their graph says, not by how an engine fuses it.
+                options={"threads": options.threads, "optimize": graph.integers is None},
                 samples=str(held_out.folder),
                 out=str(out),
             )
@@ -302,6 +331,7 @@ def _rewritten(work: Work, graph: GraphInfo, samples: Samples, limits: Limits) -
             graph,
             folder,
             samples,
+            names=SEQUENCE if graph.integers is None else INTEGER_SEQUENCE,
             timeout_s=limits.timeout_s,
             memory_bytes=limits.memory_bytes,
         )

@@ -16,6 +16,7 @@ from edgessl.compiler.freezing import freeze_inputs, resolve_conditions
 from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.rewrites.topology import infer_shapes, name_nodes, nodes_of, opset_of
 from edgessl.compiler.shapes import Shapes, dynamic_inputs, fix_shapes
+from edgessl.compiler.stored_integers import read_integers
 from edgessl.compiler.workload import count_workload
 from edgessl.errors import ModelError
 from edgessl.files import sha256_file
@@ -95,8 +96,8 @@ def prepare_graph(
         frozen: Input name → number that takes its place for good.
 
     Raises:
-        ModelError: See `load_graph`; the graph has another fixed batch; a shape does not fit; or
-            a dimension stays dynamic where it must not.
+        ModelError: See `load_graph`; the graph has another fixed batch; a shape does not fit; a
+            dimension stays dynamic where it must not; or it holds integers of no known scheme.
     """
     onnx = require("onnx", extra="compile")
     model = load_graph(path)
@@ -135,6 +136,7 @@ def prepare_graph(
         embedding_dim=facts.embedding_dim,
         lineage=dict(facts.lineage),
         workload=count_workload(model),
+        integers=read_integers(model, facts.integers, where=str(path)),
     )
 
 

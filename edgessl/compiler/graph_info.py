@@ -8,7 +8,23 @@ from edgessl.bundle.manifest import TensorSpec, Workload
 from edgessl.config import Options
 from edgessl.preprocessing import MediaInput
 
-__all__ = ["GraphInfo"]
+__all__ = ["GraphInfo", "StoredIntegers"]
+
+
+class StoredIntegers(Options):
+    """What a graph that is quantized already computes with.
+
+    Attributes:
+        scheme: ``"u8s8"``, ``"s8s8"``, ``"tensorrt"``, ``"tensorrt-dla"`` or ``"qnn"``.
+        precision: ``"int8"`` or ``"a16w8"``.
+        target: Target whose rules it follows; None if the file does not say.
+        seven_bits: True if no signed weight needs the eighth bit.
+    """
+
+    scheme: str
+    precision: str
+    target: str | None
+    seven_bits: bool
 
 
 class GraphInfo(Options):
@@ -29,6 +45,7 @@ class GraphInfo(Options):
         lineage: Stage → hash of what the model was made from.
         constants: Value that fills an input of which the calibration holds no array.
         workload: What one run of the prepared graph computes; None where that cannot be counted.
+        integers: What it computes with, if it is quantized already; None for a float model.
     """
 
     path: str
@@ -44,6 +61,7 @@ class GraphInfo(Options):
     lineage: dict[str, str]
     constants: dict[str, int | float] = Field(default_factory=dict)
     workload: Workload | None = None
+    integers: StoredIntegers | None = None
 
     def sample_shape(self, spec: TensorSpec) -> tuple[int | str, ...]:
         """Shape of one sample of an input: without the batch, where it has one."""

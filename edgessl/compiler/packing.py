@@ -58,6 +58,8 @@ def finish(
         held_out_samples=search.held_out.count,
         gate=search.gate,
         candidates=tuple(t.entry(stable=False) for t in trials),
+        left_out=search.left_out,
+        reference="float32" if search.graph.integers is None else "integers",
         manifest=None,
     )
     if chosen is not None:

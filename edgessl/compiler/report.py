@@ -6,6 +6,7 @@ from typing import Literal
 
 from edgessl.bundle.manifest import Candidate, Manifest
 from edgessl.compiler.fidelity import Gate
+from edgessl.compiler.integer_candidates import LeftOut
 from edgessl.compiler.rewrites import RewriteRemark
 from edgessl.config import Options
 from edgessl.errors import GateError
@@ -27,6 +28,9 @@ class CompileReport(Options):
         held_out_samples: Samples that the gate judged by.
         gate: Least figures that pass.
         candidates: All candidates, in the target's order.
+        left_out: Candidates of the target that a model that is quantized already does not suit.
+        reference: What candidates are compared with: the float32 model, or the integers that a
+            quantized model says, node by node.
         manifest: The bundle's manifest; its candidates have no measured times, so that the same
             inputs give the same bytes.
     """
@@ -42,6 +46,8 @@ class CompileReport(Options):
     held_out_samples: int
     gate: Gate
     candidates: tuple[Candidate, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    reference: Literal["float32", "integers"] = "float32"
     manifest: Manifest | None
 
 

@@ -12,6 +12,7 @@ from edgessl.bundle.manifest import EngineSpec, TensorSpec
 from edgessl.compiler.backends import BuildRequest, Built
 from edgessl.compiler.fidelity import Gate, measure_fidelity
 from edgessl.compiler.graph_info import GraphInfo
+from edgessl.compiler.integer_candidates import LeftOut
 from edgessl.compiler.process import WorkerFailure, ask
 from edgessl.compiler.ranges import Method
 from edgessl.compiler.rewrites import RewriteRemark
@@ -19,7 +20,7 @@ from edgessl.compiler.samples import Samples
 from edgessl.compiler.trial import Outcome, Trial
 from edgessl.compiler.work import Work
 from edgessl.errors import EdgeSSLError, OutputError, TargetError, UnavailableError, nearest
-from edgessl.files import atomic_path, cache_directory, sha256_file
+from edgessl.files import atomic_path, cache_directory, sha256_file, sha256_json
 from edgessl.progress import Progress, ProgressEvent
 from edgessl.targets import CandidateSpec, HostFacts, Target
 
@@ -85,6 +86,7 @@ class Search:
         limits: What one step may use.
         seed: Seed of the quantizers.
         progress: Told what happens.
+        left_out: Candidates that are not tried.
     """
 
     target: Target
@@ -103,6 +105,7 @@ class Search:
     limits: Limits
     seed: int
     progress: Progress
+    left_out: tuple[LeftOut, ...] = ()
 
     def run(self, candidates: Sequence[CandidateSpec]) -> list[Trial]:
         """Try the candidates, in order."""
@@ -122,7 +125,8 @@ class Search:
             spec: The candidate.
             keep_float: Names of nodes that stay in floating point.
         """
-        name = f"{spec.name}-mixed-{len(keep_float)}" if keep_float else spec.name
+        kept = sha256_json(sorted(keep_float))[:12]
+        name = f"{spec.name}-mixed-{kept}" if keep_float else spec.name
         known = self.work.recall(f"outcome-{name}", Outcome)
         if known is not None:
             return Trial(spec, self.work.folder / name, known)
@@ -156,12 +160,16 @@ class Search:
             calibration=str(self.calibration.folder),
             folder=str(folder),
             threads=self.threads,
-            reduce_range=self.target.reduces_range(self.host),
+            reduce_range=self._seven_bits(),
             method=self.method,
             keep_float=keep_float,
             settings=self.settings,
             seed=self.seed,
         )
+
+    def _seven_bits(self) -> bool:
+        stored = self.graph.integers
+        return self.target.reduces_range(self.host) if stored is None else stored.seven_bits
 
     def ask(self, folder: Path, operation: str, /, **arguments: Any) -> Any:
         """Run an operation in a worker of its own, within the limits."""

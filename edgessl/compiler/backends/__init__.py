@@ -15,6 +15,7 @@ from edgessl.compiler.ranges import Method
 from edgessl.compiler.samples import Samples
 from edgessl.config import Options
 from edgessl.errors import TargetError
+from edgessl.optional import require
 from edgessl.registry import Registry
 from edgessl.targets import CandidateSpec, Target
 
@@ -59,7 +60,14 @@ class BuildRequest(Options):
         return self.target.engine_options.get(self.candidate.engine, {})
 
     def quantize(self) -> tuple[Path, dict[str, str]]:
-        """Run the quantizer of the candidate's scheme: the integer graph, and package versions."""
+        """The integer graph, and package versions: by the quantizer of the candidate's scheme.
+
+        A graph that holds its integers already stays as it is.
+        """
+        if self.graph.integers is not None:
+            return Path(self.graph.path), {
+                "onnx": str(require("onnx", extra="compile").__version__)
+            }
         return quantize_once(self.job())
 
     def job(self) -> QuantizationJob:

@@ -9,7 +9,14 @@ from typing import Any, Literal
 from edgessl.config import Options
 from edgessl.errors import UsageError, nearest
 
-__all__ = ["REWRITES", "SEQUENCE", "Rewrite", "RewriteRemark", "load_rewrite"]
+__all__ = [
+    "INTEGER_SEQUENCE",
+    "REWRITES",
+    "SEQUENCE",
+    "Rewrite",
+    "RewriteRemark",
+    "load_rewrite",
+]
 
 Rewrite = Callable[[Any], "Any | None"]
 """Takes an ``onnx.ModelProto``, which it may change; gives the result, None if nothing changed."""
@@ -44,6 +51,17 @@ SEQUENCE = (
     "remove-copies",
 )
 """Names in the order in which they are applied."""
+
+INTEGER_SEQUENCE = (
+    "fold-constants",
+    "inline-if",
+    "fold-constants",
+    "as-strided",
+    "remove-copies",
+    "fold-constants",
+    "remove-copies",
+)
+"""The same for a graph that holds its integers already: shapes alone, no weights."""
 
 
 class RewriteRemark(Options):

@@ -1,4 +1,4 @@
-"""Remove nodes that copy: Identity, Dropout, casts and transpositions that cancel."""
+"""Remove nodes that copy: Identity, Dropout, casts, transpositions and shapes that cancel."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _copies(node: Any, topology: Topology) -> bool:
     if node.op_type == "Transpose":
         order = _order(node)
         return order is not None and order == sorted(order)
-    if node.op_type == "Reshape":
+    if node.op_type in ("Reshape", "Expand"):
         before = topology.shapes.get(node.input[0])
         return before is not None and before == topology.shapes.get(node.output[0])
     return False

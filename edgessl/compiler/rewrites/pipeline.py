@@ -18,6 +18,7 @@ from edgessl.compiler.rewrites.parity import (
 )
 from edgessl.compiler.rewrites.topology import infer_shapes, name_nodes, opset_of
 from edgessl.compiler.samples import Samples
+from edgessl.compiler.stored_integers import fingerprint_integers
 from edgessl.optional import require
 
 __all__ = ["apply_rewrite", "rewrite_graph", "rewrite_in_workers"]
@@ -116,7 +117,7 @@ def apply_rewrite(
     onnx = require("onnx", extra="compile")
     model = onnx.load(graph.path)
     interface = _interface(model)
-    before = len(model.graph.node)
+    before, integers = len(model.graph.node), fingerprint_integers(model)
 
     def remark(outcome: Any, after: int = before, reason: str = "") -> RewriteRemark:
         return RewriteRemark(
@@ -129,6 +130,8 @@ def apply_rewrite(
             return graph, remark("unchanged")
         if _interface(changed) != interface:
             return graph, remark("failed", reason="it renames inputs or outputs")
+        if fingerprint_integers(changed) != integers:
+            return graph, remark("failed", reason="it changes integers of the model")
         changed = infer_shapes(changed)
         name_nodes(changed)
         onnx.checker.check_model(changed)

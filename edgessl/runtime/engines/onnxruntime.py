@@ -62,11 +62,13 @@ class OnnxRuntimeOptions(Options):
         intra_op_spinning: True lets idle threads spin, which is fastest back to back; False
             saves power between requests.
         fuse_qdq: Compute in integers between Q/DQ nodes; False computes what each node says.
+        optimize: False runs the graph as it stands, node by node.
     """
 
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     intra_op_spinning: bool = True
     fuse_qdq: bool = True
+    optimize: bool = True
 
 
 class OnnxRuntime:
@@ -131,6 +133,8 @@ class OnnxRuntimeSession(Session):
         settings.add_session_config_entry("session.intra_op.allow_spinning", spinning)
         if not options.fuse_qdq:
             settings.add_session_config_entry("session.disable_quant_qdq", "1")
+        if not options.optimize:
+            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if trace is not None:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(trace)
