@@ -1,0 +1,141 @@
+"""A student for a budget, measured in truth on this machine's CPU with the smallest models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgessl.cli.main import main
+from edgessl.distillation import distill
+from edgessl.distillation.budget import NothingFitsError, StudentChoice, choose_student
+from edgessl.distillation.budget.bench import TargetBench
+from edgessl.errors import RunError, TargetError, UnavailableError, UsageError
+from edgessl.models import build_encoder, load_encoder, save_encoder
+from edgessl.preprocessing import ImageInput
+from edgessl.progress import ProgressEvent
+
+pytest.importorskip("onnxscript", reason="exporting needs onnxscript")
+pytest.importorskip("openvino", reason="the host's candidates are OpenVINO's too")
+
+FAMILY = "resnet18@0.0625,test_resnet,resnet18"
+SPEC = ImageInput(channels=1, height=32, width=32, mean=(0.5,), std=(0.25,))
+SETTINGS: dict[str, Any] = {
+    "image_size": 32,
+    "batch_size": 16,
+    "epochs": 1,
+    "probe_epochs": 0,
+    "queue_size": 32,
+    "view_seeds": 1,
+    "num_workers": 0,
+    "threads": 1,
+    "device": "cpu",
+    "account": False,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGESSL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def choice(data: Path) -> StudentChoice:
+    """Latency that any machine keeps, and a size between that of the models."""
+    return choose_student(FAMILY, ["10s@host", "1MB", "1GFLOPs"], data, spec=SPEC)
+
+
+def test_the_largest_that_fits_is_measured(choice: StudentChoice) -> None:
+    assert choice.student in ("test_resnet", "resnet18@0.0625")
+    assert choice.image_size == (32, 32)
+    assert (choice.target, choice.precision, choice.candidates) == ("host", "int8", 3)
+    by_name = {tried.student.name: tried for tried in choice.tried}
+    chosen = by_name[choice.student].figures
+    assert chosen.latency is not None and 0 < chosen.latency.p50_ms <= chosen.latency.p90_ms
+    assert chosen.latency.low_ms <= chosen.latency.p50_ms * 1.5
+    assert chosen.size_bytes is not None and 10_000 < chosen.size_bytes <= 1e6
+    assert chosen.build is not None and "int8" in chosen.build
+    largest = by_name["resnet18"]
+    assert not largest.fits and "1MB" in largest.why
+    # Eight bits a weight, and a little for the graph.
+    assert largest.figures.size_bytes == pytest.approx(11.2e6, rel=0.1)
+    assert largest.figures.latency is None, "what is too large is not timed"
+
+
+def test_a_second_budget_comes_from_the_cache(
+    choice: StudentChoice, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(TargetBench, "_exported", measured)
+    monkeypatch.setattr(TargetBench, "_timed", measured)
+    again = choose_student(FAMILY, ["10s@host", "1.2MB", "2GFLOPs"], data, spec=SPEC)
+    assert (again.student, again.tried[0].figures) == (choice.student, choice.tried[0].figures)
+    with pytest.raises(NothingFitsError, match=r"nearest is resnet18@0\.0625/32"):
+        choose_student(FAMILY, ["1kB"], data, spec=SPEC)
+    other = SPEC.model_copy(update={"channels": 3, "mean": (0.5,) * 3, "std": (0.25,) * 3})
+    with pytest.raises(AssertionError, match="measured again"):
+        choose_student(FAMILY, ["1MB"], data, spec=other)
+
+
+def test_distill_trains_the_choice_and_resumes_it(
+    choice: StudentChoice, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    teacher = tmp_path / "teacher.safetensors"
+    save_encoder(build_encoder("test_resnet", SPEC), teacher, lineage={})
+    said: list[ProgressEvent] = []
+    arguments: dict[str, Any] = {"out": tmp_path / "run", "overrides": SETTINGS}
+    budget = ["10s@host", "1MB", "1GFLOPs"]
+    run = distill(str(teacher), FAMILY, data, budget=budget, progress=said.append, **arguments)
+    encoder, facts = load_encoder(run.path)
+    assert facts.backbone == choice.student
+    assert (encoder.spec.height, encoder.spec.width) == choice.image_size
+    recorded = StudentChoice.model_validate(run.config()["budget"])
+    assert recorded.student == choice.student and recorded.budgets == tuple(budget)
+    assert any(event.table for event in said)
+
+    def chosen(*_: object, **__: object) -> None:
+        raise AssertionError("chosen again")
+
+    monkeypatch.setattr("edgessl.distillation.budget.session.choose_student", chosen)
+    distill(str(teacher), FAMILY, data, budget=budget, resume=True, **arguments)
+    with pytest.raises(RunError, match="resume it with the same"):
+        distill(str(teacher), FAMILY, data, budget=["2MB"], resume=True, **arguments)
+
+
+def test_latency_of_a_device_that_is_elsewhere(data: Path) -> None:
+    target = "npu-qualcomm-qcs8550"
+    with pytest.raises(UnavailableError, match="--on ssh://") as caught:
+        choose_student(FAMILY, [f"5ms@{target}"], data, spec=SPEC)
+    assert caught.value.exit_code == 4
+    with pytest.raises(TargetError, match="npu-qualcomm"):
+        choose_student(FAMILY, ["5ms@npu-qualcomm"], data, spec=SPEC)
+    with pytest.raises(UsageError, match="one target"):
+        choose_student(FAMILY, ["1MB@host"], data, spec=SPEC, for_target=target)
+
+
+def test_operations_need_no_device(
+    choice: StudentChoice, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["budget", "test_resnet", "1GFLOPs@jetson-orin-nano", "--data", str(data)]
+    assert main([*words, "--image-size", "32", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["student"], found["machine"]) == ("test_resnet", None)
+    assert 1e6 < found["tried"][0]["figures"]["flops"] < 1e9
+
+
+def test_nothing_fits_ends_with_one(
+    choice: StudentChoice, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["budget", "test_resnet", "1kFLOPs", "--data", str(data), "--image-size", "32"]
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    assert "test_resnet/32" in captured.out
+    assert "no student fits 1kFLOPs; of 1 candidates 1 were tried" in captured.err
