@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor:doctor", "What this machine can build and run, and what to install."),
     "targets": ("targets:targets", "List the devices edgessl compiles for, or show one."),
     "pretrain": ("pretrain:pretrain", "Train a backbone on samples without labels."),
+    "budget": ("budget:budget", "The largest student that fits a budget, by measuring."),
     "distill": ("distill:distill", "Teach a compact student what a teacher sees."),
     "evaluate": ("evaluate:evaluate", "Judge an embedding: kNN, linear probe, few-shot."),
     "export": ("export:export", "Write a run's encoder as one ONNX file, checked."),
