@@ -11,10 +11,10 @@ import numpy as np
 import onnxruntime
 import timm
 import torch
-from contracts.quantizing import Workshop
 from numpy.typing import NDArray
 from torch import nn
 
+from contracts.quantizing import Workshop
 from edgessl.compiler.integer_step import place_integers
 
 __all__ = ["SCHEMES", "GraphPair", "export_timm", "make_pair", "run_plainly", "timm_model"]

@@ -117,7 +117,9 @@ class WeightGrids(nn.Module):
         ]
         self._kept = [w.axis is not None for w in weights]
         symmetric = [_is_symmetric(w) for w in weights]
-        self._offset = [bool(np.any(w.zero_point)) or not s for w, s in zip(weights, symmetric)]
+        self._offset = [
+            bool(np.any(w.zero_point)) or not s for w, s in zip(weights, symmetric, strict=True)
+        ]
         self._all_symmetric = all(symmetric)
 
         def flat(values: Sequence[float | bool]) -> Tensor:
