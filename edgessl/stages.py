@@ -101,6 +101,10 @@ class Verb(ABC):
         """Settings that do not decide the result (threads and the like)."""
         return frozenset()
 
+    def arrange(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Bring what a recipe says into the form of ``inputs`` and settings."""
+        return settings
+
     def check(self, settings: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
         """Look at the parameters' values; give what else decides the result.
 
@@ -215,33 +219,73 @@ class Distill(_Training):
     """`edgessl.distillation.distill`."""
 
     inputs: ClassVar[Mapping[str, Input]] = {
-        "teacher": Input(artifacts=("run",), free=True),
+        "teacher": Input(artifacts=("run", "onnx"), many=True, free=True),
         "data": _SAMPLES,
-        "teacher_weights": Input(artifacts=("run",), required=False),
+        "teacher_weights": Input(artifacts=("run",), many=True, required=False),
         "monitor": _MONITOR,
     }
-    parameters: ClassVar[Mapping[str, Any]] = {"student": None}
+    parameters: ClassVar[Mapping[str, Any]] = {
+        "student": None,
+        "for_target": "",
+        "budget": [],
+        "on": "",
+    }
 
     def own(self, settings: Mapping[str, Any]) -> type[pydantic.BaseModel]:
         from edgessl.distillation.objective import DistillationOptions
 
         return DistillationOptions
 
+    def models(self, settings: Mapping[str, Any]) -> Sequence[type[pydantic.BaseModel]]:
+        from edgessl.distillation.for_target import IntegerOptions
+
+        return [*super().models(settings), IntegerOptions]
+
     def run(self, call: StageCall) -> None:
         from edgessl.distillation import distill
 
+        settings = call.options("student", "for_target", "budget", "on")
+        teachers, weights = (
+            list(call.inputs["teacher"]),
+            list(call.inputs.get("teacher_weights", [])),
+        )
+        if tables := settings.get("teachers"):
+            paths = iter(weights)
+            settings["teachers"] = [
+                {**table, "name": name, **({"weights_file": next(paths)} if own else {})}
+                for table, name in zip(tables, teachers, strict=True)
+                for own in ["weights_file" in table]
+            ]
+            teachers = weights = []
+        elif len(weights) > 1:
+            raise UsageError(f"teacher_weights is for one teacher, found {len(weights)} files")
         distill(
-            str(call.inputs["teacher"]),
+            teachers or None,
             call.settings["student"],
             call.inputs["data"],
             out=call.out,
-            overrides=call.options("student"),
-            teacher_weights=call.inputs.get("teacher_weights"),
+            overrides=settings,
+            teacher_weights=Path(weights[0]) if weights else None,
             resume=call.resume,
             overwrite=not call.resume,
             monitor=call.inputs.get("monitor"),
+            for_target=call.settings.get("for_target") or None,
+            budget=_names(call.settings.get("budget", [])),
+            on=call.settings.get("on") or None,
             progress=call.progress,
         )
+
+    def arrange(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """``[[teachers]]``: their names and weights are inputs, like those of ``teacher``."""
+        tables = settings.get("teachers")
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            return settings
+        if "teacher" in settings or "teacher_weights" in settings:
+            raise UsageError("teachers are given by teacher and by [[teachers]]; give them once")
+        names = [table["name"] for table in tables if "name" in table]
+        files = [table["weights_file"] for table in tables if "weights_file" in table]
+        found = {"teacher": names} | ({"teacher_weights": files} if files else {})
+        return {**settings, **found}
 
 
 class Evaluate(Verb):

@@ -11,12 +11,17 @@ __all__ = ["distill"]
 
 
 def distill(
-    teacher: Annotated[str, typer.Option(help="A run, or timm:NAME with published weights.")],
-    student: Annotated[str, typer.Option(help="A timm model name.")],
+    student: Annotated[
+        str, typer.Option(help="A timm model, like resnet18@0.25; with --budget, a family.")
+    ],
     data: Annotated[str, typer.Option(help="Unlabelled samples: folder, tar shards, .npz, …")],
     out: Annotated[Path, typer.Option(help="Run directory to create.")],
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings by name.")
+    ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(help="A run, .onnx, timm:NAME, hf:NAME or folder of it; several: repeat."),
     ] = None,
     teacher_weights: Annotated[
         Path | None, typer.Option(help="Weights of a named teacher, .safetensors.")
@@ -27,17 +32,31 @@ def distill(
     monitor: Annotated[
         str | None, typer.Option(help="Labelled samples for an online kNN accuracy.")
     ] = None,
+    for_target: Annotated[
+        str | None, typer.Option(help="Train the student with this device's integers.")
+    ] = None,
+    float_run: Annotated[
+        Path | None, typer.Option(help="A finished run whose float phase is not repeated.")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="The student may cost: 5ms@TARGET, 1MB, 200MFLOPs; repeat for more."),
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Measure that there: ssh://user@host.", metavar="DEVICE")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Teach a compact student what a frozen teacher sees, without labels."""
     from edgessl.cli import terminal
-    from edgessl.config import parse_overrides, read_toml
+    from edgessl.config import nest_tables, parse_overrides, read_toml
     from edgessl.distillation import distill as run_distill
 
-    overrides = {**(read_toml(recipe) if recipe else {}), **parse_overrides(settings or [])}
+    given = nest_tables(parse_overrides(settings or []))
+    overrides = {**(read_toml(recipe) if recipe else {}), **given}
     with terminal.progress() as progress:
         run = run_distill(
-            teacher,
+            teacher or None,
             student,
             data,
             out=out,
@@ -46,6 +65,10 @@ def distill(
             resume=resume,
             overwrite=overwrite,
             monitor=monitor,
+            for_target=for_target,
+            float_run=float_run,
+            budget=budget or (),
+            on=on,
             progress=progress,
         )
     terminal.print_run(run, as_json=as_json)

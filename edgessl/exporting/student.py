@@ -54,7 +54,8 @@ class StudentFacts(Options):
         embedding_dim: D.
         max_abs_difference: To PyTorch with fake quantization, relative to the largest magnitude
             of the embedding.
-        min_cosine: To PyTorch with fake quantization.
+        mean_cosine: To PyTorch with fake quantization.
+        min_cosine: Likewise, of the worst sample.
         samples: Embeddings compared.
         kept_float: Nodes that the target's quantizer leaves in floating point.
     """
@@ -65,6 +66,7 @@ class StudentFacts(Options):
     opset: int
     embedding_dim: int
     max_abs_difference: float
+    mean_cosine: float
     min_cosine: float
     samples: int
     kept_float: tuple[str, ...] = ()

@@ -114,6 +114,7 @@ OBJECTIVES: Registry[type[DistillationObjective]] = Registry(
     {
         "cosine": "edgessl.distillation.objectives.cosine:Cosine",
         "feature_maps": "edgessl.distillation.objectives.feature_maps:FeatureMaps",
+        "normalized_mse": "edgessl.distillation.objectives.normalized_mse:NormalizedMSE",
         "prototypes": "edgessl.distillation.objectives.prototypes:Prototypes",
         "relational_angle": "edgessl.distillation.objectives.relational_angle:RelationalAngle",
         "relational_distance": (
