@@ -55,6 +55,8 @@ class DistillationOptions(Options):
         teacher_preprocess: What a teacher from an ONNX file takes.
         teacher_output: Which output of an ONNX file is the embedding.
         map_size: Teachers' feature maps are pooled to at most so many rows and columns.
+        account: Write ``RUN/account`` at the end; it does not decide the result, so it is not
+            part of the run's configuration.
     """
 
     objectives: ObjectiveSettings = Field(
@@ -67,6 +69,7 @@ class DistillationOptions(Options):
     teacher_preprocess: str | None = None
     teacher_output: str | None = None
     map_size: Annotated[int, Field(ge=1, le=64)] = 7
+    account: Annotated[bool, Field(exclude=True)] = True
 
     def of_teacher(self, name: str, *, weights: Path | None = None) -> TeacherOptions:
         """A teacher without settings of its own."""

@@ -82,7 +82,7 @@ class EvaluationReport(Options):
 
 
 def evaluate(
-    subject: str | Path,
+    subject: str | Path | Embedder,
     data: str | Path,
     *,
     protocols: Sequence[str] = PROTOCOLS,
@@ -92,7 +92,7 @@ def evaluate(
     """Evaluate a run, an ONNX file, a bundle, random weights or raw pixels on labelled data.
 
     Args:
-        subject: As for `open_embedder`.
+        subject: As for `open_embedder`; or something open that embeds, which stays open.
         data: A labelled source; see ``docs/data.md``.
         protocols: Any of ``knn``, ``linear``, ``fewshot``.
         overrides: Settings by name: `EvaluationOptions`, and those of the modality for subjects
@@ -117,10 +117,15 @@ def evaluate(
     options = build_options(EvaluationOptions, own, where="evaluate")
     modality = kind(build_options(kind.Options, modal, where="evaluate"))
     splits = open_source(data)
-    embedder = open_embedder(
-        str(subject),
-        lambda: modality.input_spec(splits.train, mean_std=None),
-        seed=options.seed,
+    given = isinstance(subject, Embedder)
+    embedder = (
+        subject
+        if isinstance(subject, Embedder)
+        else open_embedder(
+            str(subject),
+            lambda: modality.input_spec(splits.train, mean_std=None),
+            seed=options.seed,
+        )
     )
     try:
         train, test = labelled_samples(
@@ -134,9 +139,10 @@ def evaluate(
         )
         sides = [_embed(embedder, part.samples, options, progress) for part in (train, test)]
     finally:
-        embedder.close()
+        if not given:
+            embedder.close()
     return EvaluationReport(
-        subject=str(subject),
+        subject=embedder.name if given else str(subject),
         embedding_dim=sides[0].shape[1],
         train_samples=len(train.labels),
         test_samples=len(test.labels),

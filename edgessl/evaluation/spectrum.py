@@ -7,7 +7,13 @@ from numpy.typing import NDArray
 
 from edgessl.evaluation.neighbours import unit_rows
 
-__all__ = ["effective_rank", "uniformity"]
+__all__ = ["effective_rank", "singular_values", "uniformity"]
+
+
+def singular_values(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Singular values of (N, D) embeddings, largest first."""
+    values: NDArray[np.float64] = np.linalg.svd(embeddings.astype(np.float64), compute_uv=False)
+    return values
 
 
 def effective_rank(embeddings: NDArray[np.float32]) -> float:
@@ -19,7 +25,7 @@ def effective_rank(embeddings: NDArray[np.float32]) -> float:
     Source: Roy and Vetterli, "The effective rank", EUSIPCO 2007; as a label-free measure of
     representations, arXiv:2210.02885, eq. 1.
     """
-    singular = np.linalg.svd(embeddings.astype(np.float64), compute_uv=False)
+    singular = singular_values(embeddings)
     total = singular.sum()
     if total == 0:
         return 1.0

@@ -26,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     "probe_epochs": 0,
     "objectives": {"similarity": {"queue_size": 32}, "cosine": 1},
     "view_seeds": 2,
+    "account": False,
     "num_workers": 0,
     "threads": 1,
     "device": "cpu",
