@@ -19,6 +19,7 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
+        self._descriptor = -1
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
