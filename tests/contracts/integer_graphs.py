@@ -17,7 +17,15 @@ from torch import nn
 from contracts.quantizing import Workshop
 from edgessl.compiler.integer_step import place_integers
 
-__all__ = ["SCHEMES", "GraphPair", "export_timm", "make_pair", "run_plainly", "timm_model"]
+__all__ = [
+    "SCHEMES",
+    "GraphPair",
+    "export_timm",
+    "make_pair",
+    "run_plainly",
+    "small_network",
+    "timm_model",
+]
 
 SCHEMES = {
     "u8s8": ("u8s8", "int8"),
@@ -116,3 +124,64 @@ def run_plainly(model: Path, images: NDArray[np.float32]) -> NDArray[np.float32]
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     result: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: images})[0]
     return result
+
+
+class ConvNet(nn.Module):
+    """Convolutions with ReLU, ReLU6 and hard-swish, squeeze-excite, a residual sum, pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU())
+        self.deep = nn.Sequential(
+            nn.Conv2d(16, 16, 3, 1, 1, groups=16, bias=False), nn.BatchNorm2d(16), nn.Hardswish()
+        )
+        self.squeeze = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(16, 16, 1),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 1),
+            nn.Hardsigmoid(),
+        )
+        self.out = nn.Sequential(nn.Conv2d(16, 32, 1), nn.BatchNorm2d(32), nn.ReLU6())
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.head = nn.Linear(32, 24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.deep(x)
+        x = x + y * self.squeeze(y)
+        return self.head(self.pool(self.out(x)).mean((2, 3)))
+
+
+class Transformer(nn.Module):
+    """Patches with positions, and one block of attention and GELU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 4, 4)
+        self.positions = nn.Parameter(torch.randn(1, 16, 32) * 0.1)
+        self.norms = nn.ModuleList([nn.LayerNorm(32), nn.LayerNorm(32)])
+        self.qkv, self.mix = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.mlp = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.positions
+        q, k, v = self.qkv(self.norms[0](x)).reshape(-1, 16, 3, 2, 16).permute(2, 0, 3, 1, 4)
+        shares = torch.softmax(q @ k.transpose(-1, -2) / 4, -1)
+        x = x + self.mix((shares @ v).transpose(1, 2).reshape(-1, 16, 32))
+        x = x + self.mlp(self.norms[1](x))
+        return x.mean(1)
+
+
+def small_network(kind: str) -> nn.Module:
+    """``"conv"`` or ``"transformer"``, with weights and statistics that vary."""
+    torch.manual_seed(0)
+    network = ConvNet() if kind == "conv" else Transformer()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+        if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+    return network.eval()

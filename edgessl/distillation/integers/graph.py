@@ -350,7 +350,8 @@ class _Reader:
         if axis is not None:
             shape[axis] = -1
         s, z = (array.reshape(-1).reshape(shape) for array in (scale, zeros))
-        dequantized = ((value.astype(np.float32) - z) * s).astype(np.float32) if integers else value
+        # Of a scalar NumPy's arithmetic makes a number that is no array.
+        dequantized = np.asarray((value.astype(np.float32) - z) * s) if integers else value
         floats = self._floats.get(source, dequantized)
         if floats.shape != value.shape or floats.dtype != np.float32:
             floats = dequantized
@@ -358,7 +359,7 @@ class _Reader:
             if not integers:
                 info = np.iinfo(dtype)
                 whole = np.clip(np.rint(value / s) + z, info.min, info.max)
-                dequantized = ((whole - z) * s).astype(np.float32)
+                dequantized = np.asarray((whole - z) * s, np.float32)
             self.graph.constants.append(Constant(output, dequantized, floats, trained=False))
             return
         self.graph.weights.append(
