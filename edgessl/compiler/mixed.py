@@ -1,39 +1,43 @@
-"""Put the layers that hurt most back into floating point, until an integer candidate passes.
+"""Put layers back into floating point, at the least cost in time, until a candidate passes.
 
-Errors of layers nearly add up, so the layers' own errors tell how many must go before any build is
-made: the search starts there, and is not begun where too many would have to.
+Each layer's error is measured by itself and, where layers work on each other, beside the others;
+what it costs in floating point is measured on the device's engine or counted. The cheapest set
+that leaves little enough error is chosen and checked in one session, before any build is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from edgessl.bundle.manifest import Fidelity
 from edgessl.compiler.fidelity import Gate
+from edgessl.compiler.layer_choice import cheapest_set
+from edgessl.compiler.layer_cost import LayerCosts, layer_costs
+from edgessl.compiler.layer_search import LayerSearch
 from edgessl.compiler.process import WorkerFailure
 from edgessl.compiler.search import Search
-from edgessl.compiler.sensitivity import ranked_scheme
 from edgessl.compiler.trial import Trial
-from edgessl.config import Options
 from edgessl.errors import EdgeSSLError
 from edgessl.progress import ProgressEvent
 
-__all__ = ["allowed_share", "first_count", "rescue"]
+__all__ = ["allowed_share", "rescue"]
 
 _NARROW = 0.1
 """A miss is narrow if the error is at most ten times what the gate allows."""
-_OPTIMISM = 0.5
-"""What is left may turn out this much smaller than the sum says."""
+_BUILDS = 6
+_OPTIMISM = 2.0
+"""The engine may lose so much less than the session that layers are tried in."""
+_LEAST_GAIN = 0.8
+_MOST_GAIN = 0.3
+"""After a set that misses the gate, one is tried that leaves between these shares of its error."""
+_WORTH = 0.05
+"""Share of what a set costs that makes a build without one of its layers worth while."""
+_PUT_BACK = 3
 
 
-class _Ranking(Options):
-    nodes: tuple[str, ...]
-    errors: tuple[float, ...]
-
-
-def rescue(search: Search, trials: Sequence[Trial], *, max_layers: int) -> list[Trial]:
+def rescue(
+    search: Search, trials: Sequence[Trial], *, max_layers: int, remeasure: bool = False
+) -> list[Trial]:
     """Try mixed precision for integer candidates that miss the gate narrowly.
 
     Of candidates that share an engine and a scheme only the first is tried.
@@ -42,6 +46,7 @@ def rescue(search: Search, trials: Sequence[Trial], *, max_layers: int) -> list[
         search: What the trials have in common.
         trials: Judged, not yet ranked.
         max_layers: Most layers that go back to floating point; 0 tries nothing.
+        remeasure: Time the layers anew even if that was done here before.
 
     Returns:
         The trials, with a mixed one after each that was rescued.
@@ -54,7 +59,7 @@ def rescue(search: Search, trials: Sequence[Trial], *, max_layers: int) -> list[
         integer = trial.spec.scheme not in (None, "weight-only") and trial.status == "rejected"
         if max_layers and integer and share >= _NARROW and kind not in tried:
             tried.add(kind)
-            mixed = _rescue(search, trial, share, max_layers)
+            mixed = _rescue(search, trial, share, max_layers, remeasure=remeasure)
             if mixed is not None:
                 result.append(mixed)
     return result
@@ -74,55 +79,109 @@ def allowed_share(gate: Gate, fidelity: Fidelity | None) -> float:
     return min((1.0 - want) / max(1.0 - have, 1e-12) for want, have in pairs)
 
 
-def first_count(errors: Sequence[float], share: float) -> int:
-    """How many of the worst layers must go at least, if errors add up.
-
-    Args:
-        errors: Error of each layer, the largest first.
-        share: Share of the whole error that may stay.
-    """
-    total = float(np.sum(errors))
-    if total <= 0.0:
-        return 1
-    left = 1.0 - np.cumsum(errors) / total
-    enough = np.flatnonzero(_OPTIMISM * left <= share)
-    return int(enough[0]) + 1 if enough.size else len(errors)
-
-
-def _rescue(search: Search, trial: Trial, share: float, max_layers: int) -> Trial | None:
+def _rescue(
+    search: Search, trial: Trial, share: float, max_layers: int, *, remeasure: bool
+) -> Trial | None:
     def say(message: str, *, warning: bool = False) -> None:
         search.progress(ProgressEvent("compile", message=message, warning=warning))
 
     try:
-        names, errors = _layers(search, trial)
+        with LayerSearch(search, trial.spec, most=max_layers) as layers:
+            costs = layer_costs(search, trial, layers, most=max_layers, remeasure=remeasure)
+            return _Rescue(search, trial, layers, costs, max_layers).run(share)
     except (EdgeSSLError, WorkerFailure) as error:
         say(f"{trial.name}: no mixed precision, {error}", warning=True)
         return None
-    start = first_count(errors, share)
-    if start > max_layers:
-        say(f"{trial.name}: {start} layers at least would have to stay in float; not tried")
+
+
+class _Rescue:
+    """The search for one candidate."""
+
+    def __init__(
+        self, search: Search, trial: Trial, layers: LayerSearch, costs: LayerCosts, most: int
+    ) -> None:
+        self._search, self._trial = search, trial
+        self._layers, self._costs, self._most = layers, costs, most
+
+    def run(self, share: float) -> Trial | None:
+        """The candidate with the cheapest layers in float that passes; None if there is none.
+
+        Args:
+            share: Share of the candidate's error that the gate allows.
+        """
+        whole = self._layers.error(frozenset())
+        allowed = min(share, _LEAST_GAIN) * whole
+        chosen = self._choose(allowed, min(_OPTIMISM * allowed, _LEAST_GAIN * whole))
+        if not chosen:
+            self._say(f"{self._most} layers in float would not be enough; not tried")
+        tried = set[tuple[int, ...]]()
+        for _ in range(_BUILDS):
+            if not chosen or chosen in tried:
+                break
+            mixed = self._attempt(chosen)
+            if mixed.status == "passed":
+                return self._described(*self._with_fewer(chosen, mixed))
+            if mixed.status == "failed":
+                break
+            self._say(f"misses the gate: {mixed.outcome.reason}")
+            left = self._layers.error(frozenset(chosen))
+            again = allowed_share(self._search.gate, mixed.outcome.fidelity)
+            allowed = left * min(max(again, _MOST_GAIN), _LEAST_GAIN)
+            tried.add(chosen)
+            # Where no set is sure to be enough, the layers that remove most are the last resort.
+            chosen = self._choose(allowed) or self._most_harmful()
         return None
-    for count in range(start, min(max_layers, len(names)) + 1):
-        kept = names[:count]
-        say(f"building {trial.spec.name} with {count} layers in float, lately {kept[-1]}")
-        mixed = search.attempt(trial.spec, keep_float=kept)
-        if mixed.status == "passed":
-            reason = f"passes with {count} layers in float: {', '.join(kept)}"
-            return mixed.becomes("passed", reason, reason)
-        if mixed.status == "failed":
-            return None
-    return None
 
+    def _most_harmful(self) -> tuple[int, ...]:
+        removals = self._layers.removals
+        return tuple(sorted(sorted(range(len(removals)), key=lambda k: -removals[k])[: self._most]))
 
-def _layers(search: Search, trial: Trial) -> tuple[list[str], list[float]]:
-    """Names and errors of the quantized nodes, most harmful first."""
-    name = f"layers-{ranked_scheme(trial.spec.scheme or '')}-{trial.spec.precision}"
-    known = search.work.recall(name, _Ranking)
-    if known is not None:
-        return list(known.nodes), list(known.errors)
-    folder = search.work.fresh(name)
-    request = search.request(trial.spec, folder)
-    answer = search.ask(folder, "order_layers", request=request.model_dump(mode="json"))
-    ranking = _Ranking(nodes=tuple(n for n, _ in answer), errors=tuple(e for _, e in answer))
-    search.work.keep(name, ranking)
-    return list(ranking.nodes), list(ranking.errors)
+    def _choose(self, *limits: float) -> tuple[int, ...] | None:
+        """The cheapest layers for the first limit that any set keeps."""
+        for limit in limits:
+            chosen = cheapest_set(
+                self._layers.error,
+                self._layers.removals,
+                self._costs.costs,
+                allowed=limit,
+                most=self._most,
+            )
+            if chosen:
+                return chosen
+        return None
+
+    def _with_fewer(self, chosen: tuple[int, ...], mixed: Trial) -> tuple[tuple[int, ...], Trial]:
+        """Put dear layers back into integers where the gate seems to leave room."""
+        costs = self._costs.costs
+        builds = 0
+        for layer in sorted(chosen, key=lambda k: -costs[k]):
+            fewer = tuple(k for k in chosen if k != layer)
+            room = allowed_share(self._search.gate, mixed.outcome.fidelity)
+            limit = 1.1 * room * self._layers.error(frozenset(chosen))
+            dear = costs[layer] > _WORTH * sum(costs[k] for k in chosen)
+            if not (fewer and dear and builds < _PUT_BACK):
+                continue
+            if self._layers.error(frozenset(fewer)) <= limit:
+                builds += 1
+                attempt = self._attempt(fewer)
+                if attempt.status == "passed":
+                    chosen, mixed = fewer, attempt
+        return chosen, mixed
+
+    def _attempt(self, chosen: tuple[int, ...]) -> Trial:
+        names = [self._layers.names[k] for k in chosen]
+        self._say(f"building with {len(names)} layers in float: {', '.join(names)}")
+        return self._search.attempt(self._trial.spec, keep_float=self._layers.nodes(chosen))
+
+    def _described(self, chosen: tuple[int, ...], mixed: Trial) -> Trial:
+        names = ", ".join(self._layers.names[k] for k in chosen)
+        costs = self._costs
+        added = sum(costs.costs[k] for k in chosen)
+        stable = f"passes with {len(chosen)} layers in float: {names}"
+        basis = "measured here" if costs.basis == "measured" else "counted, as operations"
+        stable += f" (the cheapest by their times {basis})"
+        told = f"{stable}, about {added:.3f} ms more" if costs.basis == "measured" else stable
+        return mixed.becomes("passed", told, stable)
+
+    def _say(self, message: str) -> None:
+        self._search.progress(ProgressEvent("compile", message=f"{self._trial.name}: {message}"))

@@ -21,7 +21,7 @@ from edgessl.compiler.graph_info import GraphInfo
 from edgessl.compiler.integer_step import place_integers
 from edgessl.compiler.rewrites.pipeline import apply_rewrite
 from edgessl.compiler.samples import Samples, SampleWriter, Stream
-from edgessl.compiler.sensitivity import rank_layers
+from edgessl.compiler.sensitivity_step import open_layers, time_open_layers, try_layers
 from edgessl.errors import UsageError
 from edgessl.runtime.session import ENGINES, Array, Session, open_session
 
@@ -76,12 +76,6 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     validated = BuildRequest.model_validate(request)
     backend = BACKENDS.get(validated.candidate.engine)
     return backend.build(validated).model_dump(mode="json")
-
-
-def order_layers(request: dict[str, Any]) -> list[list[Any]]:
-    """Layers of a candidate, the most harmful first: pairs of node name and error."""
-    ranked = rank_layers(BuildRequest.model_validate(request))
-    return [[layer.node, layer.error] for layer in ranked]
 
 
 def embed(
@@ -151,9 +145,11 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "count_workload": count_workload,
     "embed": embed,
     "inspect": inspect,
+    "open_layers": open_layers,
     "open_model": open_model,
-    "order_layers": order_layers,
     "place_integers": place_integers,
     "rewrite": rewrite,
+    "time_open_layers": time_open_layers,
     "time_runs": time_runs,
+    "try_layers": try_layers,
 }

@@ -40,13 +40,18 @@ class SwitchedGraph:
         threads: Threads of the session; 0 leaves onnxruntime's default.
 
     Attributes:
+        float_graph: The file before quantization.
+        quantized: The file after.
         layers: Name and operator of each layer that has integers, in the order of the graph.
         left_float: Name and operator of each node that computes without integers.
+        companions: Layer → activations behind it that are no nodes of the integer graph, because
+            its integers end where they do; they stay in float with it.
     """
 
     def __init__(self, float_graph: Path, quantized: Path, *, threads: int = 0) -> None:
         onnx = require("onnx", extra="compile")
         self._onnx = onnx
+        self.float_graph, self.quantized = float_graph, quantized
         self._plain, graph = onnx.load(float_graph), onnx.load(quantized).graph
         self._makers = {name: node for node in graph.node for name in node.output}
         self._integers = {tensor.name: tensor for tensor in graph.initializer}
@@ -55,6 +60,7 @@ class SwitchedGraph:
         self._outputs = {value.name for value in plain.output}
         self.layers: list[tuple[str, str]] = []
         self.left_float: list[tuple[str, str]] = []
+        self.companions: dict[str, list[str]] = {}
         self._extend(plain, {node.name: node for node in graph.node})
         domains = {imported.domain for imported in self._plain.opset_import}
         missing = [i for i in onnx.load(quantized).opset_import if i.domain not in domains]
@@ -86,12 +92,16 @@ class SwitchedGraph:
         )
 
     def _extend(self, graph: Any, twins: dict[str, Any]) -> None:
-        nodes, products = [], set[str]()
+        nodes, products, makers = [], set[str](), dict[str, str]()
         varying = {value.name for value in graph.input} - set(self._weights)
         for node in list(graph.node):
             twin = twins.get(node.name)
             integers = [] if twin is None or node.op_type in _MOVERS else self._integer(node, twin)
             nodes.append(self._switch(graph, node, integers) if integers else node)
+            if integers:
+                makers.update(dict.fromkeys(node.output, node.name))
+            elif twin is None and node.input and node.input[0] in makers:
+                self.companions.setdefault(makers[node.input[0]], []).append(node.name)
             if not varying.intersection(node.input):
                 continue
             varying.update(node.output)

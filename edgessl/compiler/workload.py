@@ -17,7 +17,7 @@ from edgessl.compiler.rewrites.topology import Topology, attribute, nodes_of, su
 from edgessl.errors import ModelError
 from edgessl.optional import require
 
-__all__ = ["count_workload", "workload_of"]
+__all__ = ["count_workload", "node_operations", "workload_of"]
 
 _TIMEOUT_S = 300.0
 _STANDARD = ("", "ai.onnx")
@@ -83,6 +83,14 @@ def count_workload(model: Any) -> Workload | None:
         return Workload(flops=float(flops), bytes=float(total), weight_bytes=float(weights))
     except (_Uncountable, IndexError, KeyError, OverflowError, ValueError):
         # Besides what cannot be known: shapes of a damaged graph, of any rank, sign and size.
+        return None
+
+
+def node_operations(topology: Topology, node: Any) -> int | None:
+    """Operations of one node's products, counted as `count_workload` does; None if unknown."""
+    try:
+        return _flops(topology, node)
+    except (_Uncountable, IndexError, KeyError, OverflowError, ValueError):
         return None
 
 

@@ -18,6 +18,7 @@ from edgessl.compiler.quantizers.preparation import (
     quiet,
     sort_nodes,
 )
+from edgessl.compiler.quantizers.release import release_nodes
 from edgessl.compiler.ranges import Method, Ranges, cached_ranges
 from edgessl.errors import TargetError
 from edgessl.optional import require
@@ -53,6 +54,7 @@ class OnnxRuntimeQdq:
         quantization = require("onnxruntime.quantization", extra="compile")
         types = quantization.QuantType
         prepared = prepare_float(job.graph, job.folder)
+        kept = prepared.resolve(job.keep_float)
         out = job.folder / "quantized.onnx"
         emit_qdq(
             prepared.path,
@@ -63,9 +65,14 @@ class OnnxRuntimeQdq:
             weight=types.QInt8,
             per_channel=job.per_channel,
             reduce_range=job.reduce_range,
-            exclude=prepared.resolve(job.keep_float),
+            exclude=kept,
             **(_ATTENTION if job.graph.attention else {}),
         )
+        if kept:
+            onnx = require("onnx", extra="compile")
+            model = onnx.load(out)
+            release_nodes(onnx.load(prepared.path).graph, model, kept)
+            onnx.save(model, out)
         return out, toolchain()
 
 
