@@ -12,6 +12,7 @@ __all__ = ["advise"]
 _GOOD_TOTAL = 0.05
 _GAP_READABLE = 0.15
 _COLLAPSED = 2.0
+_ALIKE = 0.9
 
 
 def advise(
@@ -33,7 +34,7 @@ def advise(
         readable: See `Account.readable`.
         held_out: ``"declared"`` or ``"fresh views"``.
         precision: Of the integers the student was trained for; None if it was not.
-        compared: S(float, integers or bundle) on held-out, where there is no teacher.
+        compared: S(float, integers, or else bundle) on held-out; None if there are none.
     """
     collapsed = [s for s in shapes if s.role != "teacher" and s.effective_rank < _COLLAPSED]
     if collapsed:
@@ -51,6 +52,11 @@ def advise(
             found.append(
                 "Quantization was not looked at: give a compiled model with --bundle, or train "
                 "with --for-target."
+            )
+        elif compared is not None and compared < _ALIKE and not _lost_by_quantization(end):
+            found.append(
+                f"The integers and the float student are alike to {compared:.2f} only, but what "
+                "the integers changed is nothing that the teacher sees: it costs nothing here."
             )
         found += _of_bundle(losses)
     elif compared is not None and 1.0 - compared > LEAST:
@@ -91,7 +97,7 @@ def _of_losses(
             "out. Look at more with samples=…."
         )
         return
-    remedies = {
+    remedies: dict[str, tuple[Interval, str]] = {
         "capacity": (end.capacity, _capacity_remedy(end, convergence, readable)),
         "distillation": (end.distillation, _distillation_remedy(held_out)),
     }
@@ -110,6 +116,11 @@ def _of_losses(
             "The data declare no validation part, so distillation loss is that on new views of "
             "known samples; new samples can only be worse. Put some into val/ to measure it."
         )
+
+
+def _lost_by_quantization(end: Losses) -> bool:
+    loss = end.quantization
+    return loss is not None and loss.value > LEAST and loss.low > 0
 
 
 def _capacity_remedy(
@@ -167,6 +178,8 @@ def _of_bundle(losses: Sequence[Losses]) -> Iterator[str]:
     if trained is None or after is None:
         return
     won = after.total.value - trained.total.value
+    if abs(won) <= LEAST:
+        return
     verb = "win back" if won > 0 else "lose another"
     yield f"Against the bundle, the trained integers {verb} {abs(won):.3f} of similarity."
 

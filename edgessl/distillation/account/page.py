@@ -8,7 +8,7 @@ from pathlib import Path
 from edgessl.distillation.account.result import Account, Interval, Losses, Role
 from edgessl.files import write_text
 
-__all__ = ["ROLES", "write_page"]
+__all__ = ["ROLES", "short", "write_page"]
 
 ROLES: dict[Role, str] = {
     "teacher": "teacher",
@@ -28,6 +28,15 @@ def write_page(account: Account, path: Path, *, drawn: bool) -> None:
         drawn: Whether ``account.png`` is beside it.
     """
     write_text(path, "\n".join(_lines(account, drawn)).rstrip() + "\n")
+
+
+def short(text: str, longest: int = 36) -> str:
+    """The last part of a path; of a long one the middle goes, as both ends tell files apart."""
+    plain = "".join(c if c.isprintable() else "?" for c in text).rpartition("/")[2]
+    if len(plain) <= longest:
+        return plain
+    half = (longest - 1) // 2
+    return f"{plain[:half]}…{plain[-half:]}"
 
 
 def _lines(account: Account, drawn: bool) -> Iterator[str]:
@@ -121,7 +130,7 @@ def _drifts(account: Account) -> Iterator[str]:
                 f"{d.cosine_mean:.4f}",
                 f"{d.cosine_p1:.4f}",
                 f"{d.centred_cosine_mean:.4f}",
-                ", ".join(f"{_cell(name)} ({cosine:.3f})" for name, cosine in d.worst[:3]),
+                ", ".join(f"{_cell(short(name))} ({cosine:.3f})" for name, cosine in d.worst[:3]),
             ]
             for d in account.drifts
         ],

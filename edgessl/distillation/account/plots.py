@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgessl.distillation.account.figures import cosine_rows
-from edgessl.distillation.account.page import ROLES
+from edgessl.distillation.account.page import ROLES, short
 from edgessl.distillation.account.result import Account, Part, Role
 from edgessl.optional import require
 
@@ -24,7 +24,6 @@ _COLOURS: dict[Role, str] = {
     "bundle": "#3a7d44",
 }
 _GRID = "#e5e5e5"
-_LONGEST = 26
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def draw(picture: Picture, path: Path) -> None:
     )
     try:
         figure.get_layout_engine().set(wspace=0.05, hspace=0.06)
-        title = f"{_short(picture.account.run, 60)}: what it kept of its teacher"
+        title = f"{short(picture.account.run, 70)}: what it kept of its teacher"
         figure.suptitle(title.replace("$", r"\$"), fontsize=14, x=0.01, ha="left")
         _draw_similarities(first, picture.account)
         _draw_spectra(second, picture.account)
@@ -172,7 +171,7 @@ def _draw_cosines(axes: Any, picture: Picture) -> None:
     drift = picture.account.drifts[0]
     axes.set_xscale("log")
     axes.set_ylim(0, tallest * 1.5)
-    worst = [f"{_short(name, _LONGEST)}  {cosine:.4f}" for name, cosine in drift.worst]
+    worst = [f"{short(name)}  {cosine:.4f}" for name, cosine in drift.worst]
     axes.text(
         0.985,
         0.97,
@@ -216,16 +215,10 @@ def _draw_losses(axes: Any, picture: Picture) -> None:
     axes.grid(True, color=_GRID, zorder=0)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    axes.legend(loc="upper right", frameon=True, fontsize=9)
+    axes.legend(loc="best", frameon=True, fontsize=9)
 
 
 def _empty(axes: Any, text: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.text(0.5, 0.5, text, ha="center", va="center", color="#666", transform=axes.transAxes)
-
-
-def _short(text: str, longest: int) -> str:
-    """Keep the end of a long name, where the file is."""
-    plain = "".join(c if c.isprintable() else "?" for c in text)
-    return plain if len(plain) <= longest else "…" + plain[-(longest - 1) :]

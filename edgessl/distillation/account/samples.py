@@ -164,4 +164,7 @@ def embed_teachers(
     was given.
     """
     sides = [unit_rows(embed(teacher, part, **how)) for teacher in teachers]
-    return (np.concatenate(sides, axis=1) / np.sqrt(len(sides))).astype(np.float16)
+    joint: NDArray[np.float16] = (np.concatenate(sides, axis=1) / len(sides) ** 0.5).astype(
+        np.float16
+    )
+    return joint
