@@ -24,7 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "pretrain": ("pretrain:pretrain", "Train a backbone on samples without labels."),
     "budget": ("budget:budget", "The largest student that fits a budget, by measuring."),
     "distill": ("distill:distill", "Teach a compact student what a teacher sees."),
-    "account": ("account:account", "What a student kept of its teacher, and where it lost more."),
+    "account": ("account:account", "What a student kept of its teacher, what it lost where."),
     "evaluate": ("evaluate:evaluate", "Judge an embedding: kNN, linear probe, few-shot."),
     "export": ("export:export", "Write a run's encoder as one ONNX file, checked."),
     "check": ("check:check", "What of a model a target takes, node by node."),
