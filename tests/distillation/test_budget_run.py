@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from edgessl.benchmarking import Measurement, benchmark
 from edgessl.cli.main import main
 from edgessl.distillation import distill
 from edgessl.distillation.budget import NothingFitsError, StudentChoice, choose_student
@@ -17,11 +18,11 @@ from edgessl.errors import RunError, TargetError, UnavailableError, UsageError
 from edgessl.models import build_encoder, load_encoder, save_encoder
 from edgessl.preprocessing import ImageInput
 from edgessl.progress import ProgressEvent
+from edgessl.targets import Target
 
 pytest.importorskip("onnxscript", reason="exporting needs onnxscript")
-pytest.importorskip("openvino", reason="the host's candidates are OpenVINO's too")
 
-FAMILY = "resnet18@0.0625,test_resnet,resnet18@0.5"
+FAMILY = "test_resnet,resnet18@0.5"
 SPEC = ImageInput(channels=1, height=32, width=32, mean=(0.5,), std=(0.25,))
 SETTINGS: dict[str, Any] = {
     "image_size": 32,
@@ -45,15 +46,26 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def choice(data: Path) -> StudentChoice:
-    """Latency that any machine keeps, and a size between that of the models."""
-    return choose_student(FAMILY, ["10s@host", "1MB", "1GFLOPs"], data, spec=SPEC)
+def target(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """This machine with one way to compile, so that it is quick."""
+    path = tmp_path_factory.mktemp("target") / "one-way.toml"
+    path.write_text(
+        'extends = "host"\nname = "one-way"\ndescription = "for tests"\n'
+        '[[candidates]]\nengine = "onnxruntime"\nprecision = "int8"\nscheme = "u8s8"\n'
+    )
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def choice(data: Path, target: str) -> StudentChoice:
+    """Latency that any machine keeps, and a size between those of the models."""
+    return choose_student(FAMILY, [f"10s@{target}", "1MB", "1GFLOPs"], data, spec=SPEC)
 
 
 def test_the_largest_that_fits_is_measured(choice: StudentChoice) -> None:
-    assert choice.student in ("test_resnet", "resnet18@0.0625")
+    assert choice.student == "test_resnet"
     assert choice.image_size == (32, 32)
-    assert (choice.target, choice.precision, choice.candidates) == ("host", "int8", 3)
+    assert (choice.target, choice.precision, choice.candidates) == ("one-way", "int8", 2)
     by_name = {tried.student.name: tried for tried in choice.tried}
     chosen = by_name[choice.student].figures
     assert chosen.latency is not None
@@ -72,31 +84,35 @@ def test_the_largest_that_fits_is_measured(choice: StudentChoice) -> None:
 
 
 def test_a_second_budget_comes_from_the_cache(
-    choice: StudentChoice, data: Path, monkeypatch: pytest.MonkeyPatch
+    choice: StudentChoice, data: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measured(*_: object) -> None:
         raise AssertionError("measured again")
 
     monkeypatch.setattr(TargetBench, "_exported", measured)
     monkeypatch.setattr(TargetBench, "_timed", measured)
-    again = choose_student(FAMILY, ["10s@host", "1.2MB", "2GFLOPs"], data, spec=SPEC)
+    again = choose_student(FAMILY, [f"10s@{target}", "1.2MB", "2GFLOPs"], data, spec=SPEC)
     assert (again.student, again.tried[0].figures) == (choice.student, choice.tried[0].figures)
-    with pytest.raises(NothingFitsError, match=r"nearest is resnet18@0\.0625/32"):
-        choose_student(FAMILY, ["1kB"], data, spec=SPEC)
+    with pytest.raises(NothingFitsError, match="nearest is test_resnet/32"):
+        choose_student(FAMILY, [f"1kB@{target}"], data, spec=SPEC)
     other = SPEC.model_copy(update={"channels": 3, "mean": (0.5,) * 3, "std": (0.25,) * 3})
     with pytest.raises(AssertionError, match="measured again"):
-        choose_student(FAMILY, ["1MB"], data, spec=other)
+        choose_student(FAMILY, [f"1MB@{target}"], data, spec=other)
 
 
 def test_distill_trains_the_choice_and_resumes_it(
-    choice: StudentChoice, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    choice: StudentChoice,
+    data: Path,
+    target: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
     teacher = tmp_path / "teacher.safetensors"
     save_encoder(build_encoder("test_resnet", SPEC), teacher, lineage={})
     said: list[ProgressEvent] = []
     arguments: dict[str, Any] = {"out": tmp_path / "run", "overrides": SETTINGS}
-    budget = ["10s@host", "1MB", "1GFLOPs"]
+    budget = [f"10s@{target}", "1MB", "1GFLOPs"]
     run = distill(str(teacher), FAMILY, data, budget=budget, progress=said.append, **arguments)
     encoder, facts = load_encoder(run.path)
     assert facts.backbone == choice.student
@@ -115,15 +131,36 @@ def test_distill_trains_the_choice_and_resumes_it(
         distill(str(teacher), FAMILY, data, budget=["2MB"], resume=True, **arguments)
 
 
+def test_a_device_measures_over_ssh(
+    choice: StudentChoice, data: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is the benchmark's and is tested there; here its place is taken."""
+    asked: list[tuple[str, list[Path]]] = []
+
+    def there(address: str, paths: list[Path], *, options: Any, python: str) -> Measurement:
+        asked.append((address, paths))
+        return benchmark(paths, options=options)
+
+    monkeypatch.setattr("edgessl.distillation.budget.bench.benchmark_on", there)
+    monkeypatch.setattr(Target, "runs_here", lambda *_: "it is elsewhere")
+    budgets, address = [f"10s@{target}"], "ssh://me@device"
+    found = choose_student("test_resnet", budgets, data, spec=SPEC, on=address)
+    assert [(place, paths[0].suffix) for place, paths in asked] == [(address, ".edge")]
+    assert found.on == address
+    assert found.machine != choice.machine
+    with pytest.raises(UnavailableError, match="it is elsewhere"):
+        choose_student("test_resnet", budgets, data, spec=SPEC)
+
+
 def test_latency_of_a_device_that_is_elsewhere(data: Path) -> None:
-    target = "npu-qualcomm-qcs8550"
+    device = "npu-qualcomm-qcs8550"
     with pytest.raises(UnavailableError, match="--on ssh://") as caught:
-        choose_student(FAMILY, [f"5ms@{target}"], data, spec=SPEC)
+        choose_student(FAMILY, [f"5ms@{device}"], data, spec=SPEC)
     assert caught.value.exit_code == 4
     with pytest.raises(TargetError, match="npu-qualcomm"):
         choose_student(FAMILY, ["5ms@npu-qualcomm"], data, spec=SPEC)
     with pytest.raises(UsageError, match="one target"):
-        choose_student(FAMILY, ["1MB@host"], data, spec=SPEC, for_target=target)
+        choose_student(FAMILY, ["1MB@host"], data, spec=SPEC, for_target=device)
 
 
 def test_operations_need_no_device(

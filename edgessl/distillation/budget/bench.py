@@ -255,8 +255,10 @@ class TargetBench:
         ]
         if question != "flops":
             host = detect()
+            own, _, packages = toolchain_identity()  # not the times of edgessl's source files
             identity += [
-                toolchain_identity(),
+                own,
+                packages,
                 self._target.model_dump(mode="json"),
                 self._precision,
                 [host.arch, host.cpu, sorted(host.features)],
