@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate:evaluate", "Judge an embedding: kNN, linear probe, few-shot."),
     "export": ("export:export", "Write a run's encoder as one ONNX file, checked."),
     "check": ("check:check", "What of a model a target takes, node by node."),
+    "sensitivity": ("sensitivity:sensitivity", "Which layers lose most by a target's integers."),
     "compile": ("compile:compile_", "Quantize, measure and pack a model for a target."),
     "finalize": ("finalize:finalize", "Finish a bundle on the device, by measuring."),
     "verify": ("verify:verify", "Check a bundle's hashes and canaries."),
