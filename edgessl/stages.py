@@ -241,6 +241,15 @@ class Distill(_Training):
 
         return [*super().models(settings), IntegerOptions]
 
+    def check(self, settings: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
+        from edgessl.distillation.budget.limits import parse_budget, target_of
+
+        budgets = [parse_budget(text) for text in _names(settings["budget"])]
+        if not budgets:
+            return {}
+        target_of(budgets, settings["for_target"] or None)
+        return {"machine": _machine()}
+
     def run(self, call: StageCall) -> None:
         from edgessl.distillation import distill
 
@@ -357,12 +366,10 @@ class Compile(Verb):
         return [CompileOptions]
 
     def check(self, settings: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
-        from edgessl.targets import detect, load_target
+        from edgessl.targets import load_target
 
-        host = detect()
-        machine = {"arch": host.arch, "cpu": host.cpu, "features": sorted(host.features)}
         device = load_target(settings["target"]).model_dump(mode="json")
-        return {"target": device, "machine": machine}
+        return {"target": device, "machine": _machine()}
 
     def ignored(self) -> frozenset[str]:
         return frozenset({"remeasure"})
@@ -409,6 +416,14 @@ class Benchmark(Verb):
         if result.verdict not in (None, "PASS"):
             call.progress(ProgressEvent("benchmark", message=verdict_line(result), warning=True))
         write_json(call.out, result.model_dump(mode="json"))
+
+
+def _machine() -> dict[str, Any]:
+    """What decides which of several ways to compute is the fastest here."""
+    from edgessl.targets import detect
+
+    host = detect()
+    return {"arch": host.arch, "cpu": host.cpu, "features": sorted(host.features)}
 
 
 def _names(value: str | Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ from edgessl.distillation.budget.search import HEADERS, NothingFitsError, rows, 
 from edgessl.errors import ModelError, UnavailableError, UsageError
 from edgessl.preprocessing import ImageInput
 from edgessl.progress import ProgressEvent
+from edgessl.stages import Distill
 
 SPEC = ImageInput(channels=3, height=64, width=64, mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -286,3 +287,13 @@ def test_what_was_tried_is_told_as_it_goes() -> None:
     search(students(4), budgets("2.5MB"), Bench([1.0, 2.0, 3.0, 4.0]), progress=events.append)
     assert any(event.message == "1/8 fits: 80 % of 2.5MB" for event in events)
     assert [event.table[0] for event in events if event.table] == [HEADERS] * 3
+
+
+def test_a_recipe_knows_budgets_before_it_begins() -> None:
+    stage, settings = Distill(), {"student": "resnet", "budget": ["1MB", "5ms@host"]}
+    identity = stage.identity(settings, where="stage.small")
+    assert identity["budget"] == settings["budget"]
+    assert "machine" in identity, "another machine may choose another student"
+    assert "machine" not in stage.identity({"student": "resnet18"}, where="stage.small")
+    with pytest.raises(UsageError, match="unknown unit"):
+        stage.identity({**settings, "budget": "5parsecs"}, where="stage.small")

@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 16,
     "epochs": 1,
     "probe_epochs": 0,
-    "queue_size": 32,
+    "objectives": {"cosine": 1},
     "view_seeds": 1,
     "num_workers": 0,
     "threads": 1,
