@@ -13,6 +13,7 @@ from edgessl.bundle.manifest import OptionValue, Requirements, StandIn
 from edgessl.compiler.backends import BuildRequest, Built
 from edgessl.compiler.backends.cpu import cpu_requirements, host_stand_in
 from edgessl.compiler.backends.npu_compiler import compile_blob
+from edgessl.compiler.backends.openvino_sums import keep_sums_apart
 from edgessl.compiler.process import note_step
 from edgessl.errors import ModelError, TargetError
 from edgessl.optional import require
@@ -116,6 +117,10 @@ def _write(request: BuildRequest, device: str, precision: str) -> _Output:
         note_step(folder, "quantize")
         source, versions = request.quantize()
         toolchain |= versions
+    if request.graph.integers is not None:
+        apart = folder / "apart.onnx"
+        keep_sums_apart(source, apart)
+        source = apart
     note_step(folder, "intermediate representation")
     # The model keeps the file open that it was read from, so the result has another name.
     out = folder / "model.xml"

@@ -179,11 +179,17 @@ def tensors_data(model: Any, ranges: Ranges, method: Method, *, levels: int) -> 
         for value in [*graph.input, *graph.output, *graph.value_info]
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
     }
+    halves = {value.name for value in graph.input}
+    halves |= {n.output[0] for n in graph.node if n.op_type in ("HardSigmoid", "Sigmoid")}
     data = {}
     for name in ranges.histograms:
         dtype = np.float16 if name in half else np.float32
         limits = np.finfo(dtype)
         low, high = ranges.range_of(name, method, levels=levels, symmetric=False)
+        if name in halves:
+            # Pixels of mean 0.5, and sigmoid(0), would lie halfway between two integers, where
+            # engines that divide by the scale and those that multiply by its inverse round apart.
+            low, high = (end * (1.0 + 1.0 / (2 * (levels - 1))) for end in (low, high))
         data[name] = calibrate.TensorData(
             lowest=np.array(max(low, limits.min), dtype),
             highest=np.array(min(high, limits.max), dtype),
