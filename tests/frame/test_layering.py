@@ -40,6 +40,7 @@ ALL = (
         "pipeline",
         "recipe",
         "stages",
+        "verb",
     }
 )
 
@@ -77,6 +78,7 @@ ROOMS: dict[str, set[str]] = {
     "exporting": BASE | {"models", "run_directory", "runtime"},
     "evaluation": BASE | {"data", "models", "run_directory", "runtime"},
     "doctor": DEVICE,
+    "verb": {"config", "errors", "progress"},
     "stages": ALL - {"demo", "doctor", "pipeline", "recipe"},
     "recipe": BASE | {"stages"},
     "pipeline": BASE | {"data", "recipe", "run_directory", "stages"},
@@ -105,6 +107,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "recipe": NOT_ON_DEVICES,
     "pipeline": NOT_ON_DEVICES,
     "stages": NOT_ON_DEVICES,
+    "verb": NOT_ON_DEVICES,
     "cli": NOT_ON_DEVICES,
 }
 
