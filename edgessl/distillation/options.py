@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from edgessl.config import Options, build_options
 from edgessl.distillation.objectives import OBJECTIVES
@@ -41,6 +41,14 @@ class TeacherOptions(Options):
     preprocess: str | None = None
     output: str | None = None
 
+    @field_validator("objectives")
+    @classmethod
+    def _known(cls, value: ObjectiveSettings | None) -> ObjectiveSettings | None:
+        """A wrong objective is a mistake of the recipe, not of its third hour."""
+        if value is not None:
+            chosen_objectives(value, where="objectives")
+        return value
+
 
 class DistillationOptions(Options):
     """Settings of the distillation.
@@ -71,18 +79,30 @@ class DistillationOptions(Options):
     map_size: Annotated[int, Field(ge=1, le=64)] = 7
     account: Annotated[bool, Field(exclude=True)] = True
 
-    def of_teacher(self, name: str, *, weights: Path | None = None) -> TeacherOptions:
-        """A teacher without settings of its own."""
-        return self.complete(TeacherOptions(name=name, weights_file=weights))
+    @field_validator("objectives")
+    @classmethod
+    def _known(cls, value: ObjectiveSettings) -> ObjectiveSettings:
+        """A wrong objective is a mistake of the recipe, not of its third hour."""
+        chosen_objectives(value, where="objectives")
+        return value
 
-    def complete(self, teacher: TeacherOptions) -> TeacherOptions:
-        """A teacher with the settings of all where it has none of its own."""
+    def of_teacher(self, name: str) -> TeacherOptions:
+        """A teacher without settings of its own."""
+        return self.complete(TeacherOptions(name=name))
+
+    def complete(self, teacher: TeacherOptions, *, several: bool = False) -> TeacherOptions:
+        """A teacher with the settings of all where it has none of its own.
+
+        Args:
+            teacher: What is said about it alone.
+            several: There are others, and so what is said of ONNX files need not be about it.
+        """
         common: dict[str, Any] = {
             "objectives": self.objectives,
             "image_size": self.teacher_image_size,
-            "preprocess": self.teacher_preprocess,
-            "output": self.teacher_output,
         }
+        if not several or teacher.name.endswith(".onnx"):
+            common |= {"preprocess": self.teacher_preprocess, "output": self.teacher_output}
         missing = {k: v for k, v in common.items() if getattr(teacher, k) is None}
         return teacher.model_copy(update=missing)
 

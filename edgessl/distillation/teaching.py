@@ -68,13 +68,15 @@ def named_teachers(
     if options.teachers:
         if weights is not None:
             raise UsageError("--teacher-weights goes with --teacher; write weights_file = …")
-        return [options.complete(teacher) for teacher in options.teachers]
+        several = len(options.teachers) > 1
+        return [options.complete(teacher, several=several) for teacher in options.teachers]
     if weights is not None and len(given) > 1:
         raise UsageError(
             f"--teacher-weights is for one teacher, found {len(given)}; write [[teachers]] with "
             "weights_file in a recipe"
         )
-    return [options.of_teacher(str(name), weights=weights) for name in given]
+    alone = [TeacherOptions(name=str(name), weights_file=weights) for name in given]
+    return [options.complete(teacher, several=len(alone) > 1) for teacher in alone]
 
 
 def open_teachers(
