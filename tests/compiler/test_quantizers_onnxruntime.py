@@ -101,12 +101,25 @@ class TestSchemes:
     def test_ranges_are_ours(self, cnn: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Ranges, "range_of", lambda *_, **__: (-2.0, 3.1))
         graph = onnx.load(cnn.quantize("u8s8")).graph
-        scales = [
-            float(numpy_helper.to_array(t))
+        scales = {
+            t.name: float(numpy_helper.to_array(t))
             for t in graph.initializer
             if t.name.startswith(("images", "embeddings")) and t.name.endswith("_scale")
-        ]
-        assert scales == pytest.approx([5.1 / 255] * 2)
+        }
+        # Inputs have half a step more.
+        wanted = {"images_scale": 5.1 / 255 * (1 + 0.5 / 255), "embeddings_scale": 5.1 / 255}
+        assert scales == pytest.approx(wanted)
+
+    def test_pixels_and_sigmoids_lie_beside_halves(
+        self, cnn: Workshop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Ranges, "range_of", lambda *_, **__: (-1.0, 1.0))
+        graph = onnx.load(cnn.quantize("u8s8")).graph
+        values = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        pixels = np.arange(256) / 127.5 - 1.0
+        steps = pixels / float(values["images_scale"]) + float(values["images_zero_point"])
+        from_half = np.abs(steps - np.floor(steps) - 0.5)
+        assert from_half.min() > 5e-4
 
     def test_transformers_keep_floats_between_their_products(self, tmp_path: Path) -> None:
         text = """
