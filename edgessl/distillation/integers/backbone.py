@@ -114,7 +114,9 @@ class IntegerBackbone(nn.Module):
         while key in self.values and not torch.equal(self.values[key], value):
             key += "'"
         if key not in self.values:
-            self.values[key] = nn.Parameter(value.clone())
+            # The layout in which convolutions of the CPU and of newer GPUs compute.
+            layout = torch.channels_last if value.dim() == 4 else torch.contiguous_format
+            self.values[key] = nn.Parameter(value.clone(memory_format=layout))
         return key
 
     def _lay_out(self, graph: QuantizedGraph) -> None:

@@ -40,8 +40,8 @@ _SETTINGS: dict[str, tuple[int, ...]] = {
 def is_trained(readers: Sequence[tuple[Node, int]], value: NDArray[Any]) -> bool:
     """True if a constant is a parameter.
 
-    A mask has two values, or one that stands for minus infinity; a scale such as 1/sqrt(d) has
-    one element.
+    A mask has two values, one of which may stand for minus infinity; a scale such as 1/sqrt(d)
+    has one element. A parameter that is all zeros or ones has not been trained yet.
 
     Args:
         readers: Nodes that read it, and at which input.
@@ -53,7 +53,7 @@ def is_trained(readers: Sequence[tuple[Node, int]], value: NDArray[Any]) -> bool
         return True
     if not any(node.kind in _PERHAPS for node, _ in readers) or value.size == 1:
         return False
-    return bool(np.abs(value).max() < _MASK) and np.unique(value).size > 2
+    return bool(np.abs(value).max() < _MASK) and np.unique(value).size != 2
 
 
 def on_host(readers: Sequence[tuple[Node, int]], value: NDArray[Any]) -> bool:

@@ -19,7 +19,16 @@ from edgessl.distillation.integers.operators import Node
 from edgessl.errors import ModelError
 from edgessl.optional import require
 
-__all__ = ["Bias", "Constant", "Quantize", "QuantizedGraph", "Range", "Weight", "read_graph"]
+__all__ = [
+    "Bias",
+    "Constant",
+    "Quantize",
+    "QuantizedGraph",
+    "Range",
+    "Weight",
+    "read_graph",
+    "read_node",
+]
 
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _MICROSOFT = "com.microsoft."
@@ -199,7 +208,7 @@ class _Reader:
         self._original = {name: node for node in reference.graph.node for name in node.output}
         self._reference_nodes = {node.name: node for node in reference.graph.node}
         opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-        self._nodes = [_node(onnx, node, opset) for node in model.graph.node]
+        self._nodes = [read_node(onnx, node, opset) for node in model.graph.node]
         self._producers = {name: node for node in self._nodes for name in node.outputs}
         self._readers: dict[str, list[tuple[Node, int]]] = {}
         for node in self._nodes:
@@ -454,7 +463,14 @@ def _initializers(onnx: Any, graph: Any) -> dict[str, Array]:
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
-def _node(onnx: Any, node: Any, opset: int) -> Node:
+def read_node(onnx: Any, node: Any, opset: int) -> Node:
+    """A node of ONNX as the operators take it.
+
+    Args:
+        onnx: The package.
+        node: The ``onnx.NodeProto``.
+        opset: Version of ONNX's operator set.
+    """
     attributes = {}
     for attribute in node.attribute:
         value = onnx.helper.get_attribute_value(attribute)

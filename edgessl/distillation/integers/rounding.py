@@ -20,6 +20,8 @@ from torch.autograd import Function
 
 __all__ = ["fake_quantize", "fake_quantize_learned", "straight_through"]
 
+_LAST = torch.channels_last
+
 
 class _FakeQuantize(Function):
     @staticmethod
@@ -51,8 +53,16 @@ class _FakeQuantizeLearned(Function):
         inside = torch.ops.aten.hardtanh_backward(gradient, steps, low - 0.5, high + 0.5)
         # As many values pull at one scale, and the sum is tempered as the paper says.
         share = (steps.numel() * max(abs(low), abs(high))) ** -0.5
-        pull = (gradient * whole).sum() - (inside * steps).sum()
+        pull = _dot(gradient, whole) - _dot(inside, steps)
         return inside, pull * share, None, None
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of products; without a tensor for the products where the layouts agree."""
+    dense = a.is_contiguous() or (a.dim() == 4 and a.is_contiguous(memory_format=_LAST))
+    if not dense or a.stride() != b.stride():
+        return (a * b).sum()
+    return torch.dot(*(t.as_strided((t.numel(),), (1,)) for t in (a, b)))
 
 
 class _StraightThrough(Function):
