@@ -74,11 +74,12 @@ def narrow_stem(backbone: nn.Module, width: float) -> None:
     """
     if not isinstance(backbone, ResNet) or not isinstance(backbone.conv1, nn.Conv2d):
         return
-    stem = _rounded(backbone.conv1.out_channels * width)
-    backbone.conv1 = _convolution(backbone.conv1, outputs=stem)
-    backbone.bn1 = nn.BatchNorm2d(stem)
-    backbone.feature_info[0]["num_chs"] = stem
-    first = backbone.layer1[0]
+    resnet: Any = backbone  # timm's attributes have no types
+    stem = _rounded(resnet.conv1.out_channels * width)
+    resnet.conv1 = _convolution(resnet.conv1, outputs=stem)
+    resnet.bn1 = nn.BatchNorm2d(stem)
+    resnet.feature_info[0]["num_chs"] = stem
+    first = resnet.layer1[0]
     outputs = (getattr(first, "bn3", None) or first.bn2).num_features
     first.conv1 = _convolution(first.conv1, inputs=stem)
     if stem == outputs:
@@ -87,14 +88,14 @@ def narrow_stem(backbone: nn.Module, width: float) -> None:
         for position, layer in enumerate(first.downsample):
             if isinstance(layer, nn.Conv2d):
                 first.downsample[position] = _convolution(layer, inputs=stem)
-    backbone.init_weights()
+    resnet.init_weights()
 
 
 def _rounded(channels: float) -> int:
     return max(_MULTIPLE, int(channels / _MULTIPLE + 0.5) * _MULTIPLE)
 
 
-def _resnet(model: ResNet, width: float) -> dict[str, Any]:
+def _resnet(model: Any, width: float) -> dict[str, Any]:
     plain = isinstance(model.conv1, nn.Conv2d)
     if plain and not (
         isinstance(model.maxpool, nn.MaxPool2d) and type(model.bn1) is nn.BatchNorm2d
@@ -109,27 +110,27 @@ def _resnet(model: ResNet, width: float) -> dict[str, Any]:
     return arguments
 
 
-def _stages(model: ResNet) -> list[nn.Sequential]:
+def _stages(model: Any) -> list[Any]:
     return [model.layer1, model.layer2, model.layer3, model.layer4]
 
 
-def _planes(block: nn.Module) -> int:
+def _planes(block: Any) -> int:
     """The ``channels`` entry that a block was built from: its output over its expansion."""
-    last: nn.BatchNorm2d = getattr(block, "bn3", None) or block.bn2  # type: ignore[assignment]
-    return int(last.num_features // block.expansion)  # type: ignore[operator]
+    last = getattr(block, "bn3", None) or block.bn2
+    return int(last.num_features // block.expansion)
 
 
-def _vit(model: VisionTransformer, width: float) -> dict[str, Any]:
+def _vit(model: Any, width: float) -> dict[str, Any]:
     heads: int = model.blocks[0].attn.num_heads
     scaled = max(1, int(heads * width + 0.5))
     return {"embed_dim": model.embed_dim // heads * scaled, "num_heads": scaled}
 
 
-def _convnext(model: ConvNeXt, width: float) -> dict[str, Any]:
+def _convnext(model: Any, width: float) -> dict[str, Any]:
     return {"dims": tuple(_rounded(info["num_chs"] * width) for info in model.feature_info)}
 
 
-def _repvit(model: RepVit, width: float) -> dict[str, Any]:
+def _repvit(model: Any, width: float) -> dict[str, Any]:
     return {"embed_dim": tuple(_rounded(channels * width) for channels in model.embed_dim)}
 
 

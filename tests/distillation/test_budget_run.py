@@ -145,9 +145,10 @@ def test_a_device_measures_over_ssh(
     monkeypatch.setattr(Target, "runs_here", lambda *_: "it is elsewhere")
     budgets, address = [f"10s@{target}"], "ssh://me@device"
     found = choose_student("test_resnet", budgets, data, spec=SPEC, on=address)
-    assert [(place, paths[0].suffix) for place, paths in asked] == [(address, ".edge")]
+    assert [(place, paths[0].suffix) for place, paths in asked] == [(address, ".onnx")]
     assert found.on == address
     assert found.machine != choice.machine
+    assert found.tried[0].figures.latency != choice.tried[0].figures.latency
     with pytest.raises(UnavailableError, match="it is elsewhere"):
         choose_student("test_resnet", budgets, data, spec=SPEC)
 
@@ -157,6 +158,8 @@ def test_latency_of_a_device_that_is_elsewhere(data: Path) -> None:
     with pytest.raises(UnavailableError, match="--on ssh://") as caught:
         choose_student(FAMILY, [f"5ms@{device}"], data, spec=SPEC)
     assert caught.value.exit_code == 4
+    with pytest.raises(UnavailableError, match="finished on the device"):
+        choose_student(FAMILY, [f"5ms@{device}"], data, spec=SPEC, on="ssh://phone")
     with pytest.raises(TargetError, match="npu-qualcomm"):
         choose_student(FAMILY, ["5ms@npu-qualcomm"], data, spec=SPEC)
     with pytest.raises(UsageError, match="one target"):

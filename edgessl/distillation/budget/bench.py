@@ -14,9 +14,11 @@ import pydantic
 import torch
 from typing_extensions import Self
 
-from edgessl.benchmarking import BenchmarkOptions, Measurement, benchmark
+from edgessl.benchmarking import BenchmarkOptions, benchmark
 from edgessl.benchmarking.environment import env_hash, fingerprint
 from edgessl.benchmarking.remote import benchmark_on
+from edgessl.benchmarking.result import ArmResult
+from edgessl.bundle.archive import open_bundle
 from edgessl.compiler import compile_model
 from edgessl.compiler.identity import toolchain_identity
 from edgessl.compiler.workload import workload_of
@@ -31,6 +33,7 @@ from edgessl.files import cache_directory, output_errors, sha256_json, write_jso
 from edgessl.models import build_encoder, save_encoder
 from edgessl.preprocessing import ImageInput
 from edgessl.progress import Progress, ProgressEvent, silent
+from edgessl.runtime import finalize
 from edgessl.targets import Target, detect
 
 __all__ = ["TargetBench", "integer_precision"]
@@ -116,14 +119,21 @@ class TargetBench:
         """See whether latency can be measured at all.
 
         Raises:
-            UnavailableError: This machine is no such device, and none was named.
+            UnavailableError: This machine is no such device, and none was named that could.
         """
-        obstacle = self._target.runs_here(detect())
-        if self._on is None and obstacle is not None:
+        target = self._target
+        obstacle = target.runs_here(detect())
+        if obstacle is None:
+            return
+        if self._on is None:
             raise UnavailableError(
-                f"latency on {self._target.name} cannot be measured here ({obstacle}), and "
-                "emulators give none; name the device with --on ssh://USER@HOST, or budget size "
-                "or FLOPs"
+                f"latency on {target.name} cannot be measured here ({obstacle}), and emulators "
+                "give none; name the device with --on ssh://USER@HOST, or budget size or FLOPs"
+            )
+        if target.family != "cpu":
+            raise UnavailableError(
+                f"{target.name}: what is compiled here is finished on the device, which --on does "
+                "not do; run edgessl budget there, or budget size or FLOPs"
             )
 
     def flops(self, student: Student) -> float:
@@ -191,10 +201,7 @@ class TargetBench:
         options = BenchmarkOptions(
             restarts=restarts, blocks=4, warm_up_seconds=0.3, cold_starts=1, threads=None
         )
-        result = self._measure(bundle, options).result
-        if result.failure is not None:
-            raise UnavailableError(f"{student} could not be measured: {result.failure}")
-        arm = result.arms[0]
+        arm = self._measured(student, bundle, options)
         medians = [p50 for p50 in arm.restart_p50_ms() if p50 is not None]
         return Latency(
             p50_ms=arm.latency_p50_ms,
@@ -205,10 +212,36 @@ class TargetBench:
             restarts=restarts,
         )
 
-    def _measure(self, bundle: Path, options: BenchmarkOptions) -> Measurement:
+    def _measured(self, student: Student, bundle: Path, options: BenchmarkOptions) -> ArmResult:
+        path, engine = self._runnable(bundle)
         if self._on is None:
-            return benchmark([bundle], options=options)
-        return benchmark_on(self._on, [bundle], options=options, python=self._python)
+            result = benchmark([path], options=options).result
+        else:
+            result = benchmark_on(self._on, [path], options=options, python=self._python).result
+        if result.failure is not None:
+            raise UnavailableError(f"{student} could not be measured: {result.failure}")
+        # A model file runs in every engine that is there; it was compiled for this one.
+        arms = [arm for arm in result.arms if arm.engine == engine]
+        if not arms:
+            raise UnavailableError(f"{self._on}: has no {engine}; install it there")
+        return arms[0]
+
+    def _runnable(self, bundle: Path) -> tuple[Path, str]:
+        """What can be measured, and its engine.
+
+        A bundle that its device has yet to finish is finished if this is the device; another CPU
+        runs the model in it as it is.
+        """
+        with open_bundle(bundle) as opened:
+            engine = opened.manifest.engine.name
+            if opened.manifest.kind == "native":
+                return bundle, engine
+            folder = Path(tempfile.mkdtemp(dir=self._folder.name))
+            if self._on is not None:
+                return opened.extract(folder), engine
+        native = folder / bundle.name
+        finalize(bundle, native)
+        return native, engine
 
     def _sized(self, student: Student) -> ImageInput:
         return self._spec.model_copy(update={"height": student.height, "width": student.width})
