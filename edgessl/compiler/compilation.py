@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from edgessl.compiler.agreement import SAME_INTEGERS, accept_nearest
 from edgessl.compiler.calibration import (
     Calibration,
     CalibrationInput,
@@ -45,7 +46,6 @@ from edgessl.targets import CandidateSpec, Target, detect, load_target
 __all__ = ["CompileOptions", "compile_model"]
 
 Indices = NDArray[np.int64]
-_SAME_INTEGERS = 0.999
 _TOOLCHAINS = ("npu_compiler", "tensorrt_profile")
 
 
@@ -56,7 +56,8 @@ class CompileOptions(Options):
         precision: Only candidates of this precision; ``"auto"`` tries all.
         engine: Only candidates of this engine; None tries all.
         min_fidelity: Least mean cosine to the float32 model; None takes the target's. Of a model
-            that is quantized already: to what its own nodes say; None takes 0.999.
+            that is quantized already: to what its own nodes say; None takes 0.999, or the
+            target's where no engine reaches that.
         samples: Calibration samples; None takes the target's number.
         held_out: Samples that the fidelity gate judges by.
         seed: Draws the samples.
@@ -172,6 +173,8 @@ def compile_model(
                 max_layers=options.max_float_layers if graph.integers is None else 0,
                 remeasure=options.remeasure,
             )
+            if graph.integers is not None and options.min_fidelity is None:
+                search, trials = accept_nearest(search, trials)
             trials = choose(search, trials, remeasure=options.remeasure)
             result = finish(search, trials, Path(out), report)
         if key is not None:
@@ -244,7 +247,7 @@ def _prepare(
 
 def _least_fidelity(graph: GraphInfo, device: Target) -> float:
     """A model that is quantized already was judged with its integers: an engine must match it."""
-    return device.min_fidelity if graph.integers is None else _SAME_INTEGERS
+    return device.min_fidelity if graph.integers is None else SAME_INTEGERS
 
 
 def _check_writable(out: Path) -> None:

@@ -18,7 +18,7 @@ __all__ = ["fingerprint_integers", "read_integers"]
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _SEVEN_BITS = 64
 # (activations, weights) → scheme, precision; weights that stay floats are called so.
-_SCHEMES = {
+_SCHEMES: dict[tuple[str | None, str | None], tuple[str, str]] = {
     ("uint8", "int8"): ("u8s8", "int8"),
     ("uint8", None): ("u8s8", "int8"),
     ("int8", "int8"): ("s8s8", "int8"),
@@ -63,15 +63,15 @@ def read_integers(model: Any, facts: IntegerFacts | None, *, where: str) -> Stor
             largest = max(largest, _magnitude(node, stored, values))
     if not activations:
         return None
-    kind = (_only(activations), _only(weights) if weights else None)
-    if kind not in _SCHEMES:
+    types = (_only(activations), _only(weights) if weights else None)
+    if types not in _SCHEMES:
         found = f"activations {'/'.join(sorted(activations))}"
         found += f", weights {'/'.join(sorted(weights)) or 'none'}"
         raise ModelError(
             f"{where}: is quantized with {found}, which no engine here takes as a whole; quantize "
             "it as U8S8, S8S8, or as TensorRT or QNN want it, or give the float model"
         )
-    scheme, precision = _SCHEMES[kind]
+    scheme, precision = _SCHEMES[types]
     if facts is not None and (facts.scheme, scheme) == ("tensorrt-dla", "tensorrt"):
         scheme = facts.scheme  # which tensors have pairs does not show in types
     return StoredIntegers(

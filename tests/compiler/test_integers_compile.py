@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,20 @@ from contracts.compiling import ONNX_FP32, ONNX_INT8, OPENVINO_FP32, compile_qui
 from contracts.onnx_models import cnn_inputs, write_cnn
 from contracts.quantizing import Workshop
 from edgessl.bundle.archive import open_bundle
+from edgessl.bundle.manifest import Fidelity
+from edgessl.compiler.agreement import accept_nearest
+from edgessl.compiler.fidelity import Gate
 from edgessl.compiler.graph_info import StoredIntegers
 from edgessl.compiler.integer_candidates import check_saturation, select_for_integers
 from edgessl.compiler.integers import integer_graph
 from edgessl.compiler.rewrites import REWRITES
 from edgessl.compiler.rewrites.pipeline import rewrite_graph
 from edgessl.compiler.stored_integers import fingerprint_integers, read_integers
+from edgessl.compiler.trial import Outcome, Trial
 from edgessl.errors import ModelError, TargetError
 from edgessl.onnx_metadata import IntegerFacts
-from edgessl.targets import CandidateSpec, load_target
+from edgessl.progress import Progress, ProgressEvent
+from edgessl.targets import CandidateSpec, Target, load_target
 
 NNCF = CandidateSpec(engine="openvino", precision="int8", scheme="nncf")
 S8S8 = CandidateSpec(engine="openvino", precision="int8", scheme="s8s8")
@@ -220,3 +226,52 @@ def test_a_rewrite_that_moves_a_scale_is_left_out(
     )
     assert (remark.outcome, remark.reason) == ("failed", "it changes integers of the model")
     assert graph.path == workshop.graph.path
+
+
+@dataclass(frozen=True)
+class PartOfASearch:
+    """As much of a search as `accept_nearest` looks at."""
+
+    target: Target
+    gate: Gate
+    progress: Progress
+
+
+class TestAgreement:
+    """The fallback to the target's gate, with an engine that is off by a known amount."""
+
+    @staticmethod
+    def _search(said: list[ProgressEvent]) -> Any:
+        gate = Gate.of(0.999, neighbour_agreement=0.7)
+        target = target_of(ONNX_INT8, ONNX_FP32)
+        return PartOfASearch(target=target, gate=gate, progress=said.append)
+
+    @staticmethod
+    def _trial(cosine: float, gate: Gate) -> Trial:
+        figures = dict.fromkeys(("cosine_mean", "cosine_p1", "centred_cosine_mean"), cosine)
+        fidelity = Fidelity(samples=9, finite=True, neighbour_agreement=0.9, **figures)
+        objection = gate.objection(fidelity)
+        status = "rejected" if objection else "passed"
+        outcome = Outcome(
+            status=status, reason=objection or "", stable_reason="", fidelity=fidelity
+        )
+        return Trial(ONNX_INT8, Path("."), outcome)
+
+    @pytest.mark.parametrize(
+        ("cosines", "statuses", "gate", "warnings"),
+        [
+            ([0.9995, 0.99], ["passed", "rejected"], 0.999, 0),
+            ([0.97, 0.99], ["rejected", "passed"], 0.98, 1),
+            ([0.9, 0.97], ["rejected", "rejected"], 0.999, 0),
+        ],
+    )
+    def test_nearest_is_taken_with_a_warning(
+        self, cosines: list[float], statuses: list[str], gate: float, warnings: int
+    ) -> None:
+        said: list[ProgressEvent] = []
+        search = self._search(said)
+        trials = [self._trial(cosine, search.gate) for cosine in cosines]
+        search, judged = accept_nearest(search, trials)
+        assert [trial.status for trial in judged] == statuses
+        assert search.gate.cosine_mean == gate
+        assert [event.warning for event in said] == [True] * warnings
