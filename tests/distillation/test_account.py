@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -154,6 +155,26 @@ def test_a_faithful_export_loses_nothing(place: Path, run: Path) -> None:
     assert [d.cosine_p1 > 0.99999 for d in found.drifts] == [True, True]
     assert found.drifts[0].worst[0][0].startswith("x_test[")
     assert found.agreement("integers", "bundle", "train") is None
+
+
+def test_advice_knows_what_the_student_was_trained_for(place: Path, run: Path) -> None:
+    """Without a teacher, integers that are far off are all there is to advise on."""
+    (run / "account" / "teacher-features.npz").unlink()
+    model = onnx.load(place / "student.onnx")
+    generator = np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.ndim == 4:
+            noise = generator.normal(size=values.shape) * values.std()
+            changed = (values + noise).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(changed, tensor.name))
+    onnx.save(model, run / "exported" / "student.onnx")
+    afterwards = account(run, place / "data.npz").advice
+    assert "edgessl distill --for-target" in afterwards[0]
+    (run / "integers").mkdir()
+    (run / "integers" / "config.toml").write_text('integer_precision = "int8"\n', encoding="utf-8")
+    trained = account(run, place / "data.npz").advice
+    assert "trained for int8 already" in trained[0]
 
 
 def test_labels_are_read_only_if_they_are_given(

@@ -119,9 +119,9 @@ def _data_sha256(splits: Splits, config: Mapping[str, Any], missing: list[str]) 
 
 def _precision(run: RunDirectory, trained: RunDirectory) -> str | None:
     """Precision that the student was trained for; None if it was not."""
-    if not run.student_path.is_file():
+    if not (run.student_path.is_file() and trained.config_path.is_file()):
         return None
-    return str(trained.config().get("precision", "int8")) if trained.config_path.is_file() else None
+    return str(trained.config().get("integer_precision", "int8"))
 
 
 def _write(result: Account, picture: Picture, folder: Path, progress: Progress) -> None:
