@@ -269,6 +269,45 @@ class Compile(Verb):
         )
 
 
+class Sensitivity(Verb):
+    """`edgessl.compiler.sensitivity_report`; the report is the artifact."""
+
+    artifact: ClassVar[Artifact] = "json"
+    inputs: ClassVar[Mapping[str, Input]] = {
+        "model": Input(artifacts=("onnx",)),
+        "data": _SAMPLES,
+    }
+    parameters: ClassVar[Mapping[str, Any]] = {"target": "host"}
+
+    def models(self, settings: Mapping[str, Any]) -> Sequence[type[pydantic.BaseModel]]:
+        from edgessl.compiler import SensitivityOptions
+
+        return [SensitivityOptions]
+
+    def check(self, settings: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
+        from edgessl.targets import load_target
+
+        device = load_target(settings["target"]).model_dump(mode="json")
+        return {"target": device, "machine": _machine()}
+
+    def ignored(self) -> frozenset[str]:
+        return frozenset({"threads", "timeout_s"})
+
+    def run(self, call: StageCall) -> None:
+        from edgessl.compiler import sensitivity_report
+        from edgessl.data.calibration import open_media
+
+        report = sensitivity_report(
+            call.inputs["model"],
+            target=call.settings.get("target", "host"),
+            data=call.inputs["data"],
+            overrides=call.options("target"),
+            open_data=open_media,
+            progress=call.progress,
+        )
+        write_json(call.out, report.model_dump(mode="json"))
+
+
 class Benchmark(Verb):
     """`edgessl.benchmarking.benchmark`; the result is the artifact."""
 
@@ -320,6 +359,7 @@ VERBS: Registry[type[Verb]] = Registry(
         "evaluate": "edgessl.stages:Evaluate",
         "export": "edgessl.stages:Export",
         "pretrain": "edgessl.stages:Pretrain",
+        "sensitivity": "edgessl.stages:Sensitivity",
     },
     group="edgessl.verbs",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from edgessl.compiler.rewrites.topology import names_read
 from edgessl.optional import require
 
 __all__ = ["release_nodes"]
@@ -62,7 +63,7 @@ def _drop_unread(graph: Any) -> None:
     """Pairs and their parameters that nobody reads any more."""
     kept = {value.name for value in graph.output}
     while True:
-        read = kept.union(name for node in graph.node for name in node.input)
+        read = kept.union(name for node in graph.node for name in names_read(node))
         idle = [
             node
             for node in graph.node
@@ -73,11 +74,10 @@ def _drop_unread(graph: Any) -> None:
             break
         for node in idle:
             graph.node.remove(node)
-    # Bodies of branches read tensors of the graph around them; those have no pairs' names.
-    stale = [t for t in graph.initializer if t.name not in read and _is_integer(t)]
+    stale = [t for t in graph.initializer if t.name not in read and _is_of_a_pair(t)]
     for tensor in stale:
         graph.initializer.remove(tensor)
 
 
-def _is_integer(tensor: Any) -> bool:
-    return tensor.name.endswith(("_scale", "_zero_point", "_quantized"))
+def _is_of_a_pair(tensor: Any) -> bool:
+    return str(tensor.name).endswith(("_scale", "_zero_point", "_quantized"))
