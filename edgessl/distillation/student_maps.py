@@ -75,7 +75,8 @@ def as_map(features: Any, backbone: nn.Module, size: tuple[int, int]) -> Tensor:
         count = tokens.shape[1]
         rows = round((count * size[0] / size[1]) ** 0.5)
         if rows and count % rows == 0:
-            return tokens.transpose(1, 2).unflatten(2, (rows, count // rows))
+            maps: Tensor = tokens.transpose(1, 2).unflatten(2, (rows, count // rows))
+            return maps
     found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
     raise ModelError(
         f"{name} has no feature map ({found} before its head); leave the objectives feature_maps "

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from edgessl.config import nest_tables, parse_overrides
 from edgessl.data.loader import Batch
 from edgessl.distillation import distill
 from edgessl.distillation.feature_table import FeatureTable
@@ -301,6 +302,17 @@ def test_teachers_are_given_in_one_place(
         attempt([str(t) for t in teachers], weights=tmp_path / "w.safetensors")
     with pytest.raises(UsageError, match=r"teachers\.0\.weigth"):
         attempt(None, teachers=[{"name": str(teachers[1]), "weigth": 1}])
+
+
+def test_dotted_settings_are_tables() -> None:
+    words = ["objectives.cosine=2", "objectives.similarity.queue_size=64", "epochs=3"]
+    assert nest_tables(parse_overrides(words)) == {
+        "objectives": {"cosine": 2, "similarity": {"queue_size": 64}},
+        "epochs": 3,
+    }
+    for wrong in (["objectives=1", "objectives.cosine=2"], ["objectives.cosine=2", "objectives=1"]):
+        with pytest.raises(UsageError, match="both a value and a table"):
+            nest_tables(parse_overrides(wrong))
 
 
 def test_a_recipe_names_teachers_as_stages_and_files(tmp_path: Path) -> None:

@@ -162,7 +162,8 @@ class OnnxTeacher(Teacher):
             return given.movedim(-1, 1) if self._media.layout == "nhwc" else given
         rows = round(given.shape[1] ** 0.5)
         rows = rows if rows * rows == given.shape[1] else 1
-        return given.transpose(1, 2).unflatten(2, (rows, given.shape[1] // rows))
+        maps: Tensor = given.transpose(1, 2).unflatten(2, (rows, given.shape[1] // rows))
+        return maps
 
     def _error(self, message: str) -> ModelError:
         return ModelError(f"teacher {self.name}: {message}")

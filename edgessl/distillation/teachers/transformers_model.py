@@ -104,7 +104,8 @@ class TransformersTeacher(Teacher):
             raise self._error(f"its {hidden.shape[1]} tokens are no grid; leave the maps out")
         # Class and register tokens come first.
         places = hidden[:, hidden.shape[1] - rows * columns :]
-        return places.transpose(1, 2).unflatten(2, (rows, columns)).float()
+        maps: Tensor = places.transpose(1, 2).unflatten(2, (rows, columns))
+        return maps.float()
 
     def _load(self, source: str, local: bool) -> tuple[nn.Module | Any, list[str]]:
         """The model, and the names of weights that the file lacks; only a pooler's may be."""
