@@ -5,7 +5,7 @@ with its batch norms in training mode; the other replays the target's QDQ graph,
 folded. Steps of the arms alternate in one process, and a ratio is the median over rounds of
 neighbouring steps, so that other work on the machine falls on all alike.
 
-    python benchmarks/distillation/step_cost.py [--json benchmarks/results/distillation_step_cost.json]
+    python benchmarks/distillation/step_cost.py [--json FILE]
 
 Needs the extras train and compile. Writes models to a temporary folder.
 """

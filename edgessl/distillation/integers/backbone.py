@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from edgessl.distillation.integers.constants import on_host
-from edgessl.distillation.integers.graph import Quantize, QuantizedGraph, read_graph
+from edgessl.distillation.integers.graph import read_graph
 from edgessl.distillation.integers.operators import Node, Operator, build_operator
+from edgessl.distillation.integers.quantized_graph import Quantize, QuantizedGraph
 from edgessl.distillation.integers.ranges import ActivationRanges, RangeRule
 from edgessl.distillation.integers.weights import (
     BiasGrid,
@@ -47,6 +48,17 @@ class _Step:
     done: tuple[int, ...]
     range: int = -1
     clip: tuple[float, float] | None = None
+
+
+# A step without what is done after it: name, operator, inputs, outputs, range, clip.
+_Layout = tuple[
+    str,
+    Operator | None,
+    tuple[int | None, ...],
+    tuple[int, ...],
+    int,
+    tuple[float, float] | None,
+]
 
 
 class IntegerBackbone(nn.Module):
@@ -154,7 +166,7 @@ class IntegerBackbone(nn.Module):
                 self.register_buffer(names[1], floats, persistent=False)
                 self._buffered.append((at, *names))
         kept = set(places.values())
-        steps = []
+        steps: list[_Layout] = []
         for step in graph.steps:
             if isinstance(step, Quantize):
                 inputs: tuple[int | None, ...] = (place(graph.resolve(step.input)),)
@@ -200,21 +212,20 @@ class IntegerBackbone(nn.Module):
                     for where, value in zip(step.outputs, result, strict=True):
                         held[where] = value
             else:
-                (at,) = step.inputs
-                assert at is not None
-                x = held[at]
+                x = held[step.inputs[0] or 0]
                 if self._in_float:
-                    held[step.outputs[0]] = x if step.clip is None else x.clamp(*step.clip)
+                    x = x if step.clip is None else x.clamp(*step.clip)
                 else:
                     if watches and moving[step.range]:
                         _look(seen, step.range, x.detach())
-                    held[step.outputs[0]] = grids.apply(x, step.range)
+                    x = grids.apply(x, step.range)
+                held[step.outputs[0]] = x
             for where in step.done:
                 held[where] = None
         if watches:
             self.ranges.move(seen)
-        result = held[self._output]
-        return result.flatten(1) if result.dim() > 2 else result
+        embedding: Tensor = held[self._output]
+        return embedding.flatten(1) if embedding.dim() > 2 else embedding
 
     def _place_constants(self, held: list[Any]) -> None:
         weights = [self.values[key] for key in self._weight_keys]
@@ -225,10 +236,10 @@ class IntegerBackbone(nn.Module):
         else:
             scale, zero = self.weight_grids.flat(weights)
             grids = self.weight_grids.grids(scale, zero)
-            rounded_weights = [g.apply(w) for g, w in zip(grids, weights, strict=True)]
+            rounded_weights = [g.on_grid(w) for g, w in zip(grids, weights, strict=True)]
             with torch.no_grad():
                 scales = self.bias_grid.scales(self.ranges.scales().detach(), scale)
-            rounded_biases = self.bias_grid.apply(biases, scales)
+            rounded_biases = self.bias_grid.on_grid(biases, scales)
         for where, value in zip(self._weight_places, rounded_weights, strict=True):
             held[where] = value
         for where, value in zip(self._bias_places, rounded_biases, strict=True):
@@ -290,7 +301,7 @@ def _look(seen: dict[int, tuple[Tensor, Tensor]], number: int, x: Tensor) -> Non
     seen[number] = (low, high)
 
 
-def _with_releases(steps: list[Any], kept: set[int]) -> list[_Step]:
+def _with_releases(steps: list[_Layout], kept: set[int]) -> list[_Step]:
     last: dict[int, int] = {}
     for number, (_, _, inputs, outputs, _, _) in enumerate(steps):
         for where in (*inputs, *outputs):

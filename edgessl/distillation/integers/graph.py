@@ -7,15 +7,22 @@ other nodes stay as they are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgessl.distillation.integers.constants import is_trained
 from edgessl.distillation.integers.operators import Node
+from edgessl.distillation.integers.quantized_graph import (
+    Array,
+    Bias,
+    Constant,
+    Quantize,
+    QuantizedGraph,
+    Range,
+    Weight,
+)
 from edgessl.errors import ModelError
 from edgessl.optional import require
 
@@ -44,146 +51,6 @@ _PICKING = frozenset(
     | {"Transpose", "Unsqueeze"}
 )
 _FIXED = frozenset({"HardSigmoid", "Sigmoid", "Softmax", "Tanh"})
-Array = NDArray[Any]
-
-
-@dataclass
-class Range:
-    """A range of activations; all tensors with the same scale initializer share it.
-
-    Attributes:
-        scale_name: Initializer of the scale.
-        zero_point_name: Initializer of the zero point.
-        dtype: Of the integers.
-        scale: As the quantizer wrote it.
-        zero_point: Likewise.
-        low: Least value that the operators before it let through; -inf if they set none.
-        high: Likewise the greatest.
-        fixed: True if the operator itself fixes the range, as Softmax does.
-    """
-
-    scale_name: str
-    zero_point_name: str
-    dtype: np.dtype[Any]
-    scale: float
-    zero_point: int
-    low: float = np.inf
-    high: float = -np.inf
-    fixed: bool = False
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A tensor of weights in integers.
-
-    Attributes:
-        source: Name of the float values, by which layers share them.
-        stored: Initializer in the QDQ graph: the integers, or the floats where a quantizer
-            leaves them to the engine.
-        scale_name: Initializer of the scales.
-        zero_point_name: Initializer of the zero points; empty where there is none.
-        axis: Of the channels; None for one scale per tensor.
-        dtype: Of the integers.
-        floats: Values to start from.
-        integers: As the quantizer wrote them; None where it stores floats.
-        scale: ``(channels,)`` or ``(1,)`` float32.
-        zero_point: Likewise.
-        output: Tensor that the operators read.
-    """
-
-    source: str
-    stored: str
-    scale_name: str
-    zero_point_name: str
-    axis: int | None
-    dtype: np.dtype[Any]
-    floats: Array
-    integers: Array | None
-    scale: Array
-    zero_point: Array
-    output: str
-
-
-@dataclass(frozen=True)
-class Bias:
-    """A bias in int32 whose scale is that of its layer's input times those of its weights.
-
-    Attributes:
-        source: Name of the float values.
-        stored: Initializer of the integers.
-        scale_name: Initializer of the scales.
-        range: Index of the range of the layer's input.
-        weight: Index of the layer's weight.
-        floats: Values to start from, ``(channels,)``.
-        integers: As the quantizer wrote them.
-        scale: ``(channels,)`` or ``(1,)``.
-        output: Tensor that the operators read.
-    """
-
-    source: str
-    stored: str
-    scale_name: str
-    range: int
-    weight: int
-    floats: Array
-    integers: Array
-    scale: Array
-    output: str
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A tensor that training leaves alone, or moves in floating point.
-
-    Attributes:
-        name: Tensor that the operators read.
-        value: What it is; of a quantized one, its integers in floating point.
-        floats: What it is in the float graph.
-        trained: True for a parameter that stays in floating point.
-    """
-
-    name: str
-    value: Array
-    floats: Array
-    trained: bool
-
-
-@dataclass(frozen=True)
-class Quantize:
-    """Fake quantization of an activation.
-
-    Attributes:
-        input: Tensor before.
-        output: Tensor after.
-        range: Index of its range.
-        clip: Limits of an activation function that the quantizer left to the range.
-    """
-
-    input: str
-    output: str
-    range: int
-    clip: tuple[float, float] | None
-
-
-@dataclass
-class QuantizedGraph:
-    """What `read_graph` gives; nodes in the order in which they compute."""
-
-    input: str
-    output: str
-    steps: list[Node | Quantize] = field(default_factory=list)
-    ranges: list[Range] = field(default_factory=list)
-    weights: list[Weight] = field(default_factory=list)
-    biases: list[Bias] = field(default_factory=list)
-    constants: list[Constant] = field(default_factory=list)
-    same: dict[str, str] = field(default_factory=dict)
-    symmetric: bool = False
-
-    def resolve(self, name: str) -> str:
-        """The tensor that a name stands for, after pairs that change nothing."""
-        while name in self.same:
-            name = self.same[name]
-        return name
 
 
 def read_graph(float_model: Path, model: Path) -> QuantizedGraph:
@@ -225,6 +92,7 @@ class _Reader:
         self._range_of: dict[tuple[str, str], int] = {}
         # Tensor → range that its values are known to lie on.
         self._lies_on: dict[str, int] = {}
+        self._bound: set[int] = set()
         self._quantized: dict[tuple[str, int], str] = {}
         self._static: set[str] = set()
 
@@ -278,13 +146,13 @@ class _Reader:
         graph = self.graph
         number = self._range(node)
         tensor = graph.resolve(source)
-        clip = self._limit(number, source)
         known = self._quantized.get((tensor, number))
         if self._lies_on.get(tensor) == number:
             known = tensor
         if known is not None:
             graph.same[node.outputs[0]] = known
             return
+        clip = self._limit(number, source)
         graph.steps.append(Quantize(tensor, node.outputs[0], number, clip))
         self._lies_on[node.outputs[0]] = number
         self._quantized[tensor, number] = node.outputs[0]
@@ -327,11 +195,17 @@ class _Reader:
         made, found = self._original.get(tensor), self.graph.ranges[number]
         kind = made.op_type if made is not None else ""
         limits = self._limits(made) if kind in ("Relu", "Clip") else (-np.inf, np.inf)
-        found.low, found.high = min(found.low, limits[0]), max(found.high, limits[1])
         found.fixed = found.fixed or kind in _FIXED
         here = next((self._producers[n] for n in _names(tensor) if n in self._producers), None)
         removed = here is None or here.kind != kind
-        return limits if removed and limits != (-np.inf, np.inf) else None
+        if removed and limits != (-np.inf, np.inf):
+            # The range is all that is left of the operator, whatever else lies on it.
+            found.low, found.high = limits
+            self._bound.add(number)
+            return limits
+        if number not in self._bound:
+            found.low, found.high = min(found.low, limits[0]), max(found.high, limits[1])
+        return None
 
     def _limits(self, node: Any) -> tuple[float, float]:
         if node.op_type == "Relu":

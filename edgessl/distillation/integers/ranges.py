@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgessl.distillation.integers.graph import Range
+from edgessl.distillation.integers.quantized_graph import Range
 from edgessl.distillation.integers.rounding import fake_quantize, fake_quantize_learned
 
 __all__ = ["ActivationRanges", "RangeRule"]

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgessl.distillation.integers.graph import Bias, Weight
+from edgessl.distillation.integers.quantized_graph import Bias, Weight
 from edgessl.distillation.integers.rounding import straight_through
 
 __all__ = ["BiasGrid", "WeightGrid", "WeightGrids", "starting_bias", "starting_weight"]
@@ -47,8 +47,8 @@ def starting_weight(weight: Weight) -> NDArray[np.float32]:
     wanted = weight.integers.astype(np.float32)
 
     def missed(values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        wrong: NDArray[np.bool_] = np.clip(np.rint(values / scale) + zero, info.min, info.max)
-        return wrong != wanted
+        found: NDArray[np.float32] = np.clip(np.rint(values / scale) + zero, info.min, info.max)
+        return np.not_equal(found, wanted)
 
     # A hundredth of a step inside the cell, so that no rounding error leaves it.
     centre = (wanted - zero) * scale
@@ -83,7 +83,7 @@ class WeightGrid:
             whole.add_(self.zero_point)
         return whole.clamp_(self.least, self.most)
 
-    def apply(self, weight: Tensor) -> Tensor:
+    def on_grid(self, weight: Tensor) -> Tensor:
         """The weight on its grid, with the straight-through gradient."""
         whole = self.integers(weight)
         if self.zero_point is not None:
@@ -236,18 +236,19 @@ class BiasGrid(nn.Module):
         """Integers of all biases as float64, which holds every int32."""
         return torch.div(flat.double(), scales.double()).round_().clamp_(*_INT32)
 
-    def apply(self, biases: Sequence[Tensor], scales: Tensor) -> Sequence[Tensor]:
+    def on_grid(self, biases: Sequence[Tensor], scales: Tensor) -> Sequence[Tensor]:
         """All biases on their grids."""
         if not biases:
             return []
         flat = torch.cat(list(biases))
         with torch.no_grad():
             rounded = self.integers(flat, scales).float().mul_(scales)
-        return straight_through(flat, rounded).split(self._counts)
+        return self.split(straight_through(flat, rounded))
 
     def split(self, flat: Tensor) -> Sequence[Tensor]:
         """A vector over all channels as one vector per bias."""
-        return flat.split(self._counts)
+        parts: Sequence[Tensor] = torch.split(flat, self._counts)
+        return parts
 
 
 def _joined(parts: Sequence[NDArray[np.generic]], dtype: torch.dtype) -> Tensor:

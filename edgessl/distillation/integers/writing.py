@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from edgessl.distillation.integers.graph import QuantizedGraph
+from edgessl.distillation.integers.quantized_graph import QuantizedGraph
 from edgessl.distillation.integers.weights import WeightGrid
 from edgessl.files import atomic_path
 from edgessl.optional import require

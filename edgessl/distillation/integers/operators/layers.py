@@ -117,7 +117,7 @@ def _gemm(node: Node) -> Operator:
         rows = b if flip_b else b.t()
         if alpha == 1.0 and beta == 1.0 and (c is None or c.dim() == 1):
             return F.linear(a, rows, c)
-        out = alpha * F.linear(a, rows)
+        out: Tensor = alpha * F.linear(a, rows)
         return out if c is None else out + beta * c
 
     return gemm
@@ -128,7 +128,7 @@ def _batch_norm(node: Node) -> Operator:
     if node.attributes.get("training_mode", 0):
         raise node.refuse("training_mode")
 
-    def normalize(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    def normalize(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor) -> Any:
         return F.batch_norm(x, mean, var, scale, shift, False, 0.0, epsilon)
 
     return normalize
