@@ -14,11 +14,24 @@ from edgessl.compiler.fidelity import Gate
 from edgessl.compiler.search import Search
 from edgessl.compiler.trial import Trial
 from edgessl.progress import ProgressEvent
+from edgessl.targets import Target
 
-__all__ = ["SAME_INTEGERS", "accept_nearest"]
+__all__ = ["accept_nearest", "strict_gate"]
 
-SAME_INTEGERS = 0.999
+_SAME_INTEGERS = 0.999
 """Least mean cosine between a quantized graph and an engine that computes with its integers."""
+
+
+def strict_gate(target: Target, *, encoder: bool) -> Gate:
+    """The gate of a quantized model: the target's, but with a mean cosine of 0.999.
+
+    Args:
+        target: The device.
+        encoder: See `Gate`; other models need the ratio that belongs to that cosine.
+    """
+    gate = _usual_gate(target, encoder=encoder)
+    same = Gate.of(_SAME_INTEGERS, neighbour_agreement=target.min_neighbour_agreement)
+    return gate.model_copy(update={"cosine_mean": same.cosine_mean, "sqnr_db": same.sqnr_db})
 
 
 def accept_nearest(search: Search, trials: Sequence[Trial]) -> tuple[Search, list[Trial]]:
@@ -31,12 +44,7 @@ def accept_nearest(search: Search, trials: Sequence[Trial]) -> tuple[Search, lis
     Returns:
         Both, unchanged if a candidate passed or none passes the target's gate either.
     """
-    gate = Gate.of(
-        search.target.min_fidelity,
-        neighbour_agreement=search.target.min_neighbour_agreement,
-        sqnr_db=search.target.min_sqnr_db,
-        encoder=search.gate.encoder,
-    )
+    gate = _usual_gate(search.target, encoder=search.gate.encoder)
     judged = [_judged(trial, gate) for trial in trials]
     passed = [trial for trial in judged if trial.status == "passed"]
     if any(trial.status == "passed" for trial in trials) or not passed:
@@ -49,6 +57,15 @@ def accept_nearest(search: Search, trials: Sequence[Trial]) -> tuple[Search, lis
     )
     search.progress(ProgressEvent("compile", message=message, warning=True))
     return replace(search, gate=gate), judged
+
+
+def _usual_gate(target: Target, *, encoder: bool) -> Gate:
+    return Gate.of(
+        target.min_fidelity,
+        neighbour_agreement=target.min_neighbour_agreement,
+        sqnr_db=target.min_sqnr_db,
+        encoder=encoder,
+    )
 
 
 def _judged(trial: Trial, gate: Gate) -> Trial:

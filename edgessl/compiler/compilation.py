@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edgessl.compiler.agreement import SAME_INTEGERS, accept_nearest
+from edgessl.compiler.agreement import accept_nearest, strict_gate
 from edgessl.compiler.calibration import (
     Calibration,
     CalibrationInput,
@@ -229,12 +229,7 @@ def _prepare(
         calibration=samples,
         held_out=held_out,
         reference=reference,
-        gate=Gate.of(
-            options.min_fidelity or _least_fidelity(graph, device),
-            neighbour_agreement=device.min_neighbour_agreement,
-            sqnr_db=device.min_sqnr_db if options.min_fidelity is None else None,
-            encoder=encoder,
-        ),
+        gate=_gate(graph, device, options, encoder=encoder),
         work=work,
         threads=options.threads,
         method=options.method or device.quantization.method,
@@ -245,9 +240,15 @@ def _prepare(
     )
 
 
-def _least_fidelity(graph: GraphInfo, device: Target) -> float:
-    """A model that is quantized already was judged with its integers: an engine must match it."""
-    return device.min_fidelity if graph.integers is None else SAME_INTEGERS
+def _gate(graph: GraphInfo, device: Target, options: CompileOptions, *, encoder: bool) -> Gate:
+    if graph.integers is not None and options.min_fidelity is None:
+        return strict_gate(device, encoder=encoder)
+    return Gate.of(
+        options.min_fidelity or device.min_fidelity,
+        neighbour_agreement=device.min_neighbour_agreement,
+        sqnr_db=device.min_sqnr_db if options.min_fidelity is None else None,
+        encoder=encoder,
+    )
 
 
 def _check_writable(out: Path) -> None:

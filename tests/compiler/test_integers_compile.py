@@ -16,7 +16,7 @@ from contracts.onnx_models import cnn_inputs, write_cnn
 from contracts.quantizing import Workshop
 from edgessl.bundle.archive import open_bundle
 from edgessl.bundle.manifest import Fidelity
-from edgessl.compiler.agreement import accept_nearest
+from edgessl.compiler.agreement import accept_nearest, strict_gate
 from edgessl.compiler.fidelity import Gate
 from edgessl.compiler.graph_info import StoredIntegers
 from edgessl.compiler.integer_candidates import check_saturation, select_for_integers
@@ -242,8 +242,8 @@ class TestAgreement:
 
     @staticmethod
     def _search(said: list[ProgressEvent]) -> Any:
-        gate = Gate.of(0.999, neighbour_agreement=0.7)
         target = target_of(ONNX_INT8, ONNX_FP32)
+        gate = strict_gate(target, encoder=True)
         return PartOfASearch(target=target, gate=gate, progress=said.append)
 
     @staticmethod
