@@ -8,6 +8,7 @@ that leaves little enough error is chosen and checked in one session, before any
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from edgessl.bundle.manifest import Fidelity
 from edgessl.compiler.fidelity import Gate
@@ -175,13 +176,14 @@ class _Rescue:
 
     def _described(self, chosen: tuple[int, ...], mixed: Trial) -> Trial:
         names = ", ".join(self._layers.names[k] for k in chosen)
-        costs = self._costs
-        added = sum(costs.costs[k] for k in chosen)
-        stable = f"passes with {len(chosen)} layers in float: {names}"
-        basis = "measured here" if costs.basis == "measured" else "counted, as operations"
-        stable += f" (the cheapest by their times {basis})"
-        told = f"{stable}, about {added:.3f} ms more" if costs.basis == "measured" else stable
-        return mixed.becomes("passed", told, stable)
+        measured = self._costs.basis == "measured"
+        basis = "times measured here" if measured else "operations and bytes, not by times"
+        number = f"{len(chosen)} layer{'s' if len(chosen) > 1 else ''}"
+        note = f"{number} in float: {names}, the cheapest by {basis}"
+        if measured:
+            added = sum(self._costs.costs[k] for k in chosen)
+            self._say(f"{note}; about {added:.3f} ms more than all in integers")
+        return replace(mixed, outcome=mixed.outcome.model_copy(update={"note": note}))
 
     def _say(self, message: str) -> None:
         self._search.progress(ProgressEvent("compile", message=f"{self._trial.name}: {message}"))

@@ -33,6 +33,7 @@ class Outcome(Options):
         outputs: What it gives.
         fidelity: Closeness to the float32 model.
         kept_float: Nodes that were put back into floating point.
+        note: What is said of it besides the reason, whatever becomes of it.
         unavailable: True if it failed because its engine is not installed.
     """
 
@@ -45,6 +46,7 @@ class Outcome(Options):
     outputs: tuple[TensorSpec, ...] = ()
     fidelity: Fidelity | None = None
     kept_float: tuple[str, ...] = ()
+    note: str = ""
     unavailable: bool = False
 
     @classmethod
@@ -127,12 +129,13 @@ class Trial:
     def entry(self, *, stable: bool) -> Candidate:
         """The table's line; a stable one has no measured times."""
         latency = None if stable else self.latency
+        reason = self.outcome.stable_reason if stable else self.outcome.reason
         return Candidate(
             name=self.name,
             engine=self.spec.engine,
             precision=self.spec.precision,
             status=self.status,
-            reason=self.outcome.stable_reason if stable else self.outcome.reason,
+            reason=f"{reason}; {self.outcome.note}" if self.outcome.note else reason,
             fidelity=self.outcome.fidelity,
             latency_p50_ms=latency.p50_ms if latency else None,
             latency_p90_ms=latency.p90_ms if latency else None,

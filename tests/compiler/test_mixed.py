@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from edgessl.bundle.manifest import Fidelity
 from edgessl.compiler import FidelityGateError
 from edgessl.compiler.fidelity import Gate
 from edgessl.compiler.mixed import allowed_share
+from edgessl.progress import ProgressEvent
 
 Inputs = NDArray[np.float32]
 
@@ -55,6 +58,43 @@ def test_layers_go_back_to_float_until_it_passes(fragile: Path, inputs: Inputs) 
         graph = onnx.load_from_string(bundle.read(bundle.manifest.model)).graph
     quantized = [node for node in graph.node if node.op_type == "QuantizeLinear"]
     assert quantized, "some layers must stay integer"
+
+
+def test_times_are_measured_once_and_the_bytes_stay_the_same(
+    fragile: Path, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("EDGESSL_CACHE", str(cache))
+    target = target_of(ONNX_INT8, min_neighbour_agreement=0.0)
+    events: list[ProgressEvent] = []
+    bundles = []
+    for number in range(2):
+        report = compile_quietly(
+            fragile,
+            target,
+            inputs,
+            overrides={"max_float_layers": 4},
+            out=tmp_path / f"{number}.edge",
+            progress=events.append,
+        )
+        assert "the cheapest by times measured here" in report.candidates[1].reason
+        bundles.append((tmp_path / f"{number}.edge").read_bytes())
+        shutil.rmtree(cache / "compile")
+    assert bundles[0] == bundles[1]
+    assert sum("timing" in (event.message or "") for event in events) == 1
+
+
+def test_for_a_device_that_is_not_here_work_is_counted(fragile: Path, inputs: Inputs) -> None:
+    other = {"x86_64": "aarch64", "AMD64": "aarch64"}.get(platform.machine(), "x86_64")
+    scheme = ONNX_INT8.model_copy(update={"scheme": "s8s8"})
+    target = target_of(scheme, min_neighbour_agreement=0.0, arch=other)
+    report = compile_quietly(fragile, target, inputs, overrides={"max_float_layers": 4})
+    (mixed,) = [c for c in report.candidates if c.name.endswith("-mixed")]
+    assert mixed.status == "chosen"
+    assert "by operations and bytes, not by times" in mixed.reason
+    with open_bundle(fragile.parent / "model.edge") as bundle:
+        graph = onnx.load_from_string(bundle.read(bundle.manifest.model)).graph
+    assert [node for node in graph.node if node.op_type == "QuantizeLinear"]
 
 
 def test_what_passes_is_left_alone(model: Path, inputs: Inputs) -> None:
