@@ -195,7 +195,8 @@ class _Reader:
         made, found = self._original.get(tensor), self.graph.ranges[number]
         kind = made.op_type if made is not None else ""
         limits = self._limits(made) if kind in ("Relu", "Clip") else (-np.inf, np.inf)
-        found.fixed = found.fixed or kind in _FIXED
+        # The range of what comes in is the pixels', and sits half a step off their rounding ties.
+        found.fixed = found.fixed or kind in _FIXED or tensor == self.graph.input
         here = next((self._producers[n] for n in _names(tensor) if n in self._producers), None)
         removed = here is None or here.kind != kind
         if removed and limits != (-np.inf, np.inf):
