@@ -250,7 +250,7 @@ def test_nothing_of_another_run_is_overwritten(
 def test_other_settings_than_the_float_run_are_named(
     float_run: RunDirectory, teacher: Path, data: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(RunError, match="trainer.epochs was 4 and is 5 now"):
+    with pytest.raises(RunError, match=r"trainer\.epochs was 4 and is 5 now"):
         distill(
             str(teacher),
             "test_resnet",

@@ -2,15 +2,17 @@
 
 A block that starts with three backticks and ``console`` holds commands after ``$ `` and what they
 print. The README's blocks are executed in order in a folder that holds ``photos/``, then the
-``console`` and ``python`` blocks of each page, which find there what the README's commands made,
+``console`` and ``python`` blocks of each page in a copy of what the README's commands made,
 unless the fence says ``not-run: reason``. Each ``edgessl`` command must parse in any case.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -76,35 +78,66 @@ def blocks(root: Path) -> list[Block]:
     return found
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def make_photos(place: Path) -> None:
     """A folder with ``photos/``: three classes of 20 pictures that differ in colour."""
     rng = np.random.default_rng(0)
     for channel, name in enumerate(("blue", "green", "red")):
-        folder = tmp_path / "photos" / name
+        folder = place / "photos" / name
         folder.mkdir(parents=True)
         for index in range(20):
             pixels = rng.integers(0, 128, (48, 48, 3), dtype=np.uint8)
             pixels[:, :, 2 - channel] += 127
             Image.fromarray(pixels).save(folder / f"{index:02}.png")
-    return tmp_path
 
 
-def test_the_readme_and_the_pages_work(root: Path, photos: Path) -> None:
-    chosen = [b for b in blocks(root) if b.runs and b.page != "CONTRIBUTING.md"]
-    assert chosen[0].page == "README.md"
-    place = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    for block in chosen:
+def execute(page: str, root: Path, place: Path) -> None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for block in blocks(root):
+        if block.page != page or not block.runs:
+            continue
         done = subprocess.run(
             block.argv(),
-            cwd=photos,
-            env={**os.environ, "PATH": place},
+            cwd=place,
+            env={**os.environ, "PATH": path},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, f"{block.page}:{block.line}\n{done.stderr}"
+
+
+@pytest.fixture(scope="session")
+def after_readme(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the README's commands leave; test processes share it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    place, done = shared / "readme", shared / "readme.done"
+    with open(shared / "readme.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(place, ignore_errors=True)
+            make_photos(place)
+            execute("README.md", root, place)
+            done.touch()
+    return place
+
+
+def pages_that_run() -> list[str]:
+    here = Path(__file__).parents[2]
+    return sorted({b.page for b in blocks(here) if b.runs and b.page != "README.md"})
+
+
+def test_the_readme_works(after_readme: Path) -> None:
+    assert any(after_readme.rglob("*.edge"))
+
+
+@pytest.mark.parametrize("page", pages_that_run())
+def test_page_works(page: str, root: Path, after_readme: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    shutil.copytree(after_readme, place, symlinks=True)
+    execute(page, root, place)
 
 
 def test_what_is_not_run_says_why(root: Path) -> None:
