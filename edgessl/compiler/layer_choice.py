@@ -40,7 +40,8 @@ def cheapest_set(
     Args:
         error: What is left if these layers stay in floating point; it may take long.
         removals: What each layer is expected to remove.
-        costs: What each layer costs, at least 0; infinite for one that must not be taken.
+        costs: What each layer costs, below 0 for one that saves; infinite for one that must not be
+            taken.
         allowed: Most that may be left.
         most: Most layers.
 
@@ -77,7 +78,7 @@ def _without_the_unnecessary(
 ) -> Chosen:
     kept = set(found)
     for layer in sorted(found, key=lambda k: -costs[k]):
-        if error(frozenset(kept - {layer})) <= allowed:
+        if costs[layer] >= 0 and error(frozenset(kept - {layer})) <= allowed:
             kept.remove(layer)
     return tuple(sorted(kept))
 
@@ -92,7 +93,7 @@ def cheapest_cover(
 
     Args:
         removals: What each layer removes, at least 0.
-        costs: What each layer costs, at least 0.
+        costs: What each layer costs, below 0 for one that saves.
         needed: Least sum of removals.
         most: Most layers.
 
@@ -107,11 +108,20 @@ class _Cover:
         self, removals: Sequence[float], costs: Sequence[float], needed: float, most: int
     ) -> None:
         useful = [k for k in range(len(removals)) if removals[k] > 0 and np.isfinite(costs[k])]
-        mean = float(np.mean([costs[k] for k in useful])) if useful else 0.0
+        mean = float(np.mean([abs(costs[k]) for k in useful])) if useful else 0.0
         base = _COUNT_COST * mean if mean > 0 else 1.0
-        self._order = sorted(useful, key=lambda k: (-removals[k] / (costs[k] + base), k))
+        # What saves comes first, then what removes most for its cost.
+        self._order = sorted(
+            useful,
+            key=lambda k: (
+                (0, costs[k], k)
+                if costs[k] + base <= 0
+                else (1, -removals[k] / (costs[k] + base), k)
+            ),
+        )
         self._removals = [float(removals[k]) for k in self._order]
         self._costs = [float(costs[k]) + base for k in self._order]
+        self._saving = sum(cost <= 0 for cost in self._costs)
         self._needed, self._most = needed * (1.0 - _TINY), most
         self._best: tuple[float, Chosen] | None = None
         self._steps = 0
@@ -129,7 +139,8 @@ class _Cover:
             if removed >= self._needed:
                 if self._best is None or cost < self._best[0]:
                     self._best = (cost, chosen)
-                continue
+                if at >= self._saving:
+                    continue
             if at == len(self._order) or not self._promises(at, removed, cost, len(chosen)):
                 continue
             # The last one pushed is looked at first: take the layer before leaving it out.
@@ -148,8 +159,13 @@ class _Cover:
             return False
         if self._best is None:
             return True
-        missing = self._needed - removed
-        for k in range(at, len(self._order)):
+        missing = max(0.0, self._needed - removed)
+        for k in range(at, min(self._saving, at + self._most - count)):
+            cost += self._costs[k]
+            missing -= self._removals[k]
+        for k in range(max(at, self._saving), len(self._order)):
+            if missing <= 0:
+                break
             share = min(1.0, missing / self._removals[k])
             cost += share * self._costs[k]
             missing -= share * self._removals[k]

@@ -37,7 +37,7 @@ small CPUs and NPUs lies between 5 and 50. It ranks layers, it predicts no time.
 
 
 class LayerCosts(Options):
-    """Costs of the layers, at least 0: a layer that is no slower in float is free.
+    """Costs of the layers, below 0 for one that is faster in float.
 
     Attributes:
         basis: ``"measured"``: milliseconds on the target's engine; ``"counted"``: operations, with
@@ -109,7 +109,7 @@ def _added(
     names = [layers.names[k] for k in which]
     machine = [host.arch, host.cpu, sorted(host.features)]
     kind = [trial.spec.engine, trial.engine.version, options]
-    key = sha256_json(["layers", machine, kind, layers.digest, names])
+    key = sha256_json(["layers added", machine, kind, layers.digest, names])
     place = cache_directory("measurements", f"{key}.json")
     if not remeasure:
         try:

@@ -47,8 +47,8 @@ def time_layers(
         folder: Takes one file.
 
     Returns:
-        The median over blocks of the difference; below its own spread it counts as 0, and so does
-        a layer that is faster in floating point.
+        The median over blocks of the difference, below 0 where floating point is faster; smaller
+        than its own spread it counts as 0.
     """
     feeds = samples.feeds(0)
     variant = folder / "variant.onnx"
@@ -81,7 +81,7 @@ def _difference(whole: Session, session: Session, feeds: Mapping[str, Array]) ->
         differences.append(fastest[1] - fastest[0])
     middle = float(np.median(differences))
     spread = float(np.median(np.abs(np.array(differences) - middle)))
-    return middle if middle > spread else 0.0
+    return middle if abs(middle) > spread else 0.0
 
 
 def _times(session: Session, feeds: Mapping[str, Array], runs: int) -> list[float]:

@@ -29,7 +29,8 @@ _BUILDS = 6
 _OPTIMISM = 2.0
 """The engine may lose so much less than the session that layers are tried in."""
 _LEAST_GAIN = 0.8
-_MOST_GAIN = 0.3
+"""The first set leaves at most this share of the whole error."""
+_MOST_GAIN, _NEXT = 0.3, 0.95
 """After a set that misses the gate, one is tried that leaves between these shares of its error."""
 _WORTH = 0.05
 """Share of what a set costs that makes a build without one of its layers worth while."""
@@ -127,10 +128,10 @@ class _Rescue:
             self._say(f"misses the gate: {mixed.outcome.reason}")
             left = self._layers.error(frozenset(chosen))
             again = allowed_share(self._search.gate, mixed.outcome.fidelity)
-            allowed = left * min(max(again, _MOST_GAIN), _LEAST_GAIN)
+            allowed = left * min(max(again, _MOST_GAIN), _NEXT)
             tried.add(chosen)
             # Where no set is sure to be enough, the layers that remove most are the last resort.
-            chosen = self._choose(allowed) or self._most_harmful()
+            chosen = self._choose(allowed, _NEXT * left) or self._most_harmful()
         return None
 
     def _most_harmful(self) -> tuple[int, ...]:
@@ -159,7 +160,7 @@ class _Rescue:
             fewer = tuple(k for k in chosen if k != layer)
             room = allowed_share(self._search.gate, mixed.outcome.fidelity)
             limit = 1.1 * room * self._layers.error(frozenset(chosen))
-            dear = costs[layer] > _WORTH * sum(costs[k] for k in chosen)
+            dear = costs[layer] > _WORTH * sum(abs(costs[k]) for k in chosen)
             if not (fewer and dear and builds < _PUT_BACK):
                 continue
             if self._layers.error(frozenset(fewer)) <= limit:
