@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,15 +22,13 @@ from edgessl.targets import Target, load_target
 
 __all__ = ["TARGETS", "Student", "run_float", "run_post_training", "run_trained"]
 
-HERE = Path(__file__).parent
-
 
 @dataclass(frozen=True)
 class On:
     """A target of the benchmark.
 
     Attributes:
-        target: Name, or a file beside this one.
+        target: Name.
         engine: The engine that is asked for.
         place: Where its integers are computed here for all samples.
         emulator: True if the vendor's emulator is asked about some samples too.
@@ -44,15 +41,13 @@ class On:
 
     def load(self) -> Target:
         """The target, with a gate that lets every result pass: the benchmark wants to see it."""
-        file = HERE / self.target
-        found = load_target(file if file.suffix == ".toml" else self.target)
+        found = load_target(self.target)
         return found.model_copy(update={"min_fidelity": 1e-3, "min_neighbour_agreement": 0.0})
 
 
 TARGETS = {
     "cpu-x86-64": On("cpu-x86-64", "onnxruntime", "device"),
     "npu-qualcomm-qcs6490": On("npu-qualcomm-qcs6490", "qnn", "host", emulator=True),
-    "per-tensor": On("per-tensor.toml", "onnxruntime", "device"),
 }
 """Name → target; those of NPUs are scored in onnxruntime, which has the same integers, and compared
 with the vendor's emulator on some samples."""
@@ -113,9 +108,8 @@ def run_float(student: Student) -> dict[str, Any]:
         seconds = _distil_float(student)
         embedded = embed_subject(student.run, student.data)
         embedded.write(student.folder / "float.npz")
-        teacher = embed_subject(student.teacher, student.data)
-        found = {"scores": accuracies(embedded), "train_seconds": seconds}
-        return {**found, "teacher": accuracies(teacher), **_counts(embedded)}
+        found = {"scores": accuracies(embedded, gallery=embedded), "train_seconds": seconds}
+        return {**found, "teacher": _teacher(student), **_counts(embedded)}
 
     return _once(student.result("float", ""), work)
 
@@ -141,16 +135,15 @@ def run_trained(student: Student, name: str) -> dict[str, Any]:
         run = student.folder / f"for-{name}"
         started = time.monotonic()
         if not RunDirectory(run).student_path.exists():
-            shutil.rmtree(run, ignore_errors=True)
-            shutil.copytree(student.run, run)
             distill(
-                student.teacher,
+                str(student.teacher),
                 student.name,
                 student.data,
                 out=run,
                 overrides={**student.settings, **student.integer_settings, "seed": student.seed},
                 for_target=TARGETS[name].load(),
-                resume=True,
+                float_run=student.run,
+                overwrite=True,
             )
         seconds = time.monotonic() - started
         model = student.folder / f"for-{name}.onnx"
@@ -160,11 +153,21 @@ def run_trained(student: Student, name: str) -> dict[str, Any]:
     return _once(student.result("trained", name), work)
 
 
+def _teacher(student: Student) -> dict[str, Any]:
+    """How good the teacher is on the same samples."""
+
+    def work() -> dict[str, Any]:
+        embedded = embed_subject(student.teacher, student.data)
+        return accuracies(embedded, gallery=embedded)
+
+    return _once(student.teacher.with_suffix(".json"), work)
+
+
 def _distil_float(student: Student) -> float:
     started = time.monotonic()
     if not RunDirectory(student.run).encoder_path.exists():
         distill(
-            student.teacher,
+            str(student.teacher),
             student.name,
             student.data,
             out=student.run,
@@ -197,7 +200,7 @@ def _compiled(student: Student, model: Path, name: str, arm: str) -> dict[str, A
     reference = Embedded.read(student.folder / "float.npz")
     embedded = embed_bundle(bundle, student.data, on=on.place)
     found = {
-        "scores": accuracies(embedded),
+        "scores": accuracies(embedded, gallery=reference),
         "fidelity": fidelity(reference["test"], embedded["test"]),
         "bundle_bytes": bundle.stat().st_size,
         **_counts(embedded),

@@ -91,7 +91,7 @@ DATA_SETS = {
             teacher_size=96,
             size=64,
             teacher_epochs=60,
-            epochs=60,
+            epochs=40,
             batch_size=64,
         ),
         DataSet(
@@ -103,7 +103,7 @@ DATA_SETS = {
             teacher_size=32,
             size=32,
             teacher_epochs=14,
-            epochs=16,
+            epochs=12,
             batch_size=64,
         ),
     )

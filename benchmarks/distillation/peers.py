@@ -119,7 +119,7 @@ class _Work:
             command = [sys.executable, str(HERE / "peer_edgessl.py"), json.dumps(request)]
             seconds = _timed(command, cache)[1]
             found |= {f"{when}_s": seconds["wall"], f"{when}_cpu_s": seconds["cpu"]}
-        scores = accuracies(embed_subject(self.folder / "later", self.data))
+        scores = _scores(self.folder / "later", self.data)
         return {**found, "scores": scores, "cache_bytes": self._cache_bytes()}
 
     def theirs(self, python: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,12 +150,17 @@ class _Work:
         )
         encoder.backbone.load_state_dict(torch.load(self.folder / "weights.pt"))
         save_encoder(encoder, self.folder / "student.safetensors", lineage={})
-        scores = accuracies(embed_subject(self.folder / "student.safetensors", self.data))
+        scores = _scores(self.folder / "student.safetensors", self.data)
         return {"first_s": seconds["wall"], "first_cpu_s": seconds["cpu"], "scores": scores, **told}
 
     def _cache_bytes(self) -> int:
         folder = self.folder / "cache" / "teachers"
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _scores(student: Path, data: Path) -> dict[str, float]:
+    embedded = embed_subject(student, data)
+    return accuracies(embedded, gallery=embedded)
 
 
 def _timed(

@@ -69,13 +69,21 @@ def embed_bundle(path: Path, data: Path, *, on: Place, test_samples: int | None 
         model.close()
 
 
-def accuracies(embedded: Mapping[str, Any], *, draws: int = 10) -> dict[str, float]:
-    """KNN, linear and 5-shot accuracy in [0, 1], as `edgessl.evaluation.evaluate` has them."""
+def accuracies(embedded: Mapping[str, Any], *, gallery: Mapping[str, Any]) -> dict[str, float]:
+    """KNN, linear and 5-shot accuracy in [0, 1], as `edgessl.evaluation.evaluate` has them.
+
+    Args:
+        embedded: What is judged.
+        gallery: Embeddings of the float student; ``gallery`` is the kNN accuracy of the judged test
+            samples among its training samples, as where a device asks an index that a server made.
+    """
     four = [embedded[key] for key in ("train", "train_labels", "test", "test_labels")]
+    among = [gallery["train"], gallery["train_labels"], *four[2:]]
     return {
         "knn": float(knn_accuracy(*four).mean()),
         "linear": float(linear_accuracy(*four, seed=0).mean()),
-        "fewshot_5": float(fewshot_accuracy(*four, shots=5, draws=draws, seed=0).mean()),
+        "fewshot_5": float(fewshot_accuracy(*four, shots=5, draws=10, seed=0).mean()),
+        "gallery": float(knn_accuracy(*among).mean()),
         "effective_rank": effective_rank(embedded["test"]),
     }
 

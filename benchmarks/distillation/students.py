@@ -32,7 +32,7 @@ from edgessl import __version__
 from edgessl.benchmarking.environment import fingerprint
 from edgessl.files import write_json
 
-STUDENTS = ("resnet18@0.25", "mobilenetv3_small_050", "repvit_m0_9@0.33")
+STUDENTS = ("resnet18@0.25", "mobilenetv3_small_050", "efficientvit_b0")
 SEEDS = (0, 1, 2)
 ARMS = ("float", "post-training", "trained")
 PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-qnn", "timm", "torch")

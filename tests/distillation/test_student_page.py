@@ -22,7 +22,7 @@ def _cells(*runs: tuple[float, float, float]) -> dict[str, Any]:
     for seed, accuracies in enumerate(runs):
         arms = ("float", "post-training/t", "trained/t")
         for arm, accuracy in zip(arms, accuracies, strict=True):
-            scores = dict.fromkeys(("knn", "linear", "fewshot_5"), accuracy)
+            scores = dict.fromkeys(("knn", "linear", "fewshot_5", "gallery"), accuracy)
             cells[f"d/s/{seed}/{arm}"] = {"scores": scores}
     return cells
 
