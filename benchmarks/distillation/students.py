@@ -54,7 +54,7 @@ def main() -> None:
         return
     result = _collect(arguments)
     write_json(RESULTS, result)
-    write_page(result, PAGE)
+    write_page(json.loads(RESULTS.read_text("utf-8")), PAGE)
     print(f"{len(result['cells'])} cells in {RESULTS.relative_to(ROOT)}")
 
 
