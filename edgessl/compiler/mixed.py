@@ -3,6 +3,10 @@
 Each layer's error is measured by itself and, where layers work on each other, beside the others;
 what it costs in floating point is measured on the device's engine or counted. The cheapest set
 that leaves little enough error is chosen and checked in one session, before any build is made.
+
+Times of layers do not quite add up: neighbours in float share conversions. Where times are measured
+the layers with the largest errors are built too, and the two builds are timed as a whole, like all
+candidates.
 """
 
 from __future__ import annotations
@@ -51,7 +55,7 @@ def rescue(
         remeasure: Time the layers anew even if that was done here before.
 
     Returns:
-        The trials, with a mixed one after each that was rescued.
+        The trials, with one or two mixed ones after each that was rescued.
     """
     result, tried = list[Trial](), set[tuple[str, str | None]]()
     for trial in trials:
@@ -61,9 +65,7 @@ def rescue(
         integer = trial.spec.scheme not in (None, "weight-only") and trial.status == "rejected"
         if max_layers and integer and share >= _NARROW and kind not in tried:
             tried.add(kind)
-            mixed = _rescue(search, trial, share, max_layers, remeasure=remeasure)
-            if mixed is not None:
-                result.append(mixed)
+            result += _rescue(search, trial, share, max_layers, remeasure=remeasure)
     return result
 
 
@@ -83,7 +85,7 @@ def allowed_share(gate: Gate, fidelity: Fidelity | None) -> float:
 
 def _rescue(
     search: Search, trial: Trial, share: float, max_layers: int, *, remeasure: bool
-) -> Trial | None:
+) -> list[Trial]:
     def say(message: str, *, warning: bool = False) -> None:
         search.progress(ProgressEvent("compile", message=message, warning=warning))
 
@@ -93,7 +95,7 @@ def _rescue(
             return _Rescue(search, trial, layers, costs, max_layers).run(share)
     except (EdgeSSLError, WorkerFailure) as error:
         say(f"{trial.name}: no mixed precision, {error}", warning=True)
-        return None
+        return []
 
 
 class _Rescue:
@@ -105,8 +107,8 @@ class _Rescue:
         self._search, self._trial = search, trial
         self._layers, self._costs, self._most = layers, costs, most
 
-    def run(self, share: float) -> Trial | None:
-        """The candidate with the cheapest layers in float that passes; None if there is none.
+    def run(self, share: float) -> list[Trial]:
+        """The candidate with the cheapest layers in float that passes, and the one with the worst.
 
         Args:
             share: Share of the candidate's error that the gate allows.
@@ -122,7 +124,8 @@ class _Rescue:
                 break
             mixed = self._attempt(chosen)
             if mixed.status == "passed":
-                return self._described(*self._with_fewer(chosen, mixed))
+                chosen, mixed = self._with_fewer(chosen, mixed)
+                return [self._described(chosen, mixed), *self._worst(chosen)]
             if mixed.status == "failed":
                 break
             self._say(f"misses the gate: {mixed.outcome.reason}")
@@ -131,12 +134,30 @@ class _Rescue:
             allowed = left * min(max(again, _MOST_GAIN), _NEXT)
             tried.add(chosen)
             # Where no set is sure to be enough, the layers that remove most are the last resort.
-            chosen = self._choose(allowed, _NEXT * left) or self._most_harmful()
-        return None
+            chosen = self._choose(allowed, _NEXT * left) or self._most_harmful(self._most)
+        return []
 
-    def _most_harmful(self) -> tuple[int, ...]:
+    def _worst(self, chosen: tuple[int, ...]) -> list[Trial]:
+        """The fewest of the most harmful layers that leave no more error than those chosen."""
+        if self._search.obstacle is not None or self._costs.basis != "measured":
+            return []
+        left = self._layers.error(frozenset(chosen))
+        for count in range(1, self._most + 1):
+            worst = self._most_harmful(count)
+            if self._layers.error(frozenset(worst)) <= left:
+                break
+        if worst == tuple(sorted(chosen)):
+            return []
+        trial = self._attempt(worst)
+        if trial.status != "passed":
+            return []
+        names = ", ".join(self._layers.names[k] for k in worst)
+        update = {"variant": "-worst", "note": f"the layers with the largest errors: {names}"}
+        return [replace(trial, outcome=trial.outcome.model_copy(update=update))]
+
+    def _most_harmful(self, count: int) -> tuple[int, ...]:
         removals = self._layers.removals
-        return tuple(sorted(sorted(range(len(removals)), key=lambda k: -removals[k])[: self._most]))
+        return tuple(sorted(sorted(range(len(removals)), key=lambda k: -removals[k])[:count]))
 
     def _choose(self, *limits: float) -> tuple[int, ...] | None:
         """The cheapest layers for the first limit that any set keeps."""

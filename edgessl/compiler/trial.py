@@ -33,6 +33,7 @@ class Outcome(Options):
         outputs: What it gives.
         fidelity: Closeness to the float32 model.
         kept_float: Nodes that were put back into floating point.
+        variant: Tells mixed candidates of one spec apart; ends the name.
         note: What is said of it besides the reason, whatever becomes of it.
         unavailable: True if it failed because its engine is not installed.
     """
@@ -46,6 +47,7 @@ class Outcome(Options):
     outputs: tuple[TensorSpec, ...] = ()
     fidelity: Fidelity | None = None
     kept_float: tuple[str, ...] = ()
+    variant: str = ""
     note: str = ""
     unavailable: bool = False
 
@@ -79,7 +81,8 @@ class Trial:
     @property
     def name(self) -> str:
         """The candidate's name; a mixed one says so."""
-        return f"{self.spec.name}-mixed" if self.outcome.kept_float else self.spec.name
+        mixed = f"-mixed{self.outcome.variant}" if self.outcome.kept_float else ""
+        return f"{self.spec.name}{mixed}"
 
     @property
     def status(self) -> Status:
