@@ -53,15 +53,35 @@ def table(
 
 
 def print_run(run: RunDirectory, *, as_json: bool) -> None:
-    """Write where a finished run is and the last figure of each kind that it logged."""
+    """Write where a finished run is and the last figure of each kind that it logged.
+
+    A student that was trained for a target's integers has a second phase, with figures of its own.
+    """
+    phases = [("float", run)]
+    if run.student_path.is_file():
+        phases.append(("integers", type(run)(run.integers_path)))
+    figures = {name: _last_figures(phase) for name, phase in phases}
+    if as_json:
+        places = {"run": str(run.path), "encoder": str(run.encoder_path)}
+        if len(phases) > 1:
+            places["student"] = str(run.student_path)
+        second = {"integer_metrics": figures["integers"]} if len(phases) > 1 else {}
+        print_json({**places, "metrics": figures["float"], **second})
+        return
+    names = list(dict.fromkeys(name for values in figures.values() for name in values))
+    rows = [
+        (name, *(_figure(values.get(name, "")) for values in figures.values())) for name in names
+    ]
+    places = [("run", str(run.path)), ("student", str(run.student_path))][: len(phases)]
+    header = ["finished", *(["value"] if len(phases) == 1 else figures)]
+    table(header, [(name, place, *[""] * (len(phases) - 1)) for name, place in places] + rows)
+
+
+def _last_figures(run: RunDirectory) -> dict[str, Any]:
     last: dict[str, Any] = {}
     for entry in run.metrics():
         last.update(entry)
-    if as_json:
-        print_json({"run": str(run.path), "encoder": str(run.encoder_path), "metrics": last})
-        return
-    rows = [("run", str(run.path)), *((name, _figure(value)) for name, value in last.items())]
-    table(["finished", "value"], rows)
+    return last
 
 
 @contextmanager
