@@ -96,12 +96,20 @@ class IntegerDistillation(Distillation):
     ) -> None:
         super().__init__(student, teachers, options, maps=False)
         self._frozen_share = frozen_share
+        self._last = len(teachers)
 
     def forward(self, batch: Batch, context: StepContext) -> StepOutput:
         """The float phase's loss, of the student as its integers compute it."""
         if context.progress >= 1.0 - self._frozen_share:
             cast(IntegerBackbone, self.encoder.backbone).freeze_ranges()
-        return super().forward(batch, context)
+        loss, metrics = super().forward(batch, context)
+        return StepOutput(loss, {self._figure(name): value for name, value in metrics.items()})
+
+    def _figure(self, name: str) -> str:
+        """Teachers keep the names of the float phase beside the float student."""
+        if name == f"normalized_mse_loss_{self._last}":
+            return "float_student_error"
+        return name.removesuffix("_1") if self._last == 2 else name
 
 
 def train_integers(
