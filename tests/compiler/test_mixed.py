@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 
 import numpy as np
 import onnx
@@ -18,8 +20,11 @@ from edgessl.bundle.archive import open_bundle
 from edgessl.bundle.manifest import Fidelity
 from edgessl.compiler import FidelityGateError
 from edgessl.compiler.fidelity import Gate
-from edgessl.compiler.mixed import allowed_share
+from edgessl.compiler.layer_cost import LayerCosts
+from edgessl.compiler.mixed import _Rescue, allowed_share
+from edgessl.compiler.trial import Outcome, Trial
 from edgessl.progress import ProgressEvent
+from edgessl.targets import CandidateSpec
 
 Inputs = NDArray[np.float32]
 
@@ -117,3 +122,57 @@ def test_a_wide_miss_is_not_tried() -> None:
     assert allowed_share(gate, noisy) == pytest.approx(0.1)
     encoder = Gate.of(0.98, neighbour_agreement=0.7)
     assert allowed_share(encoder, noisy) == pytest.approx(0.2)
+
+
+def test_cheapest_and_most_harmful_layers_are_both_built(tmp_path: Path) -> None:
+    """Layers b and c are cheap and together enough; a and b remove most."""
+    removals = {0: 5.0, 1: 3.0, 2: 3.0}
+    fidelity = Fidelity(
+        samples=9,
+        finite=True,
+        cosine_mean=0.98,
+        cosine_p1=0.98,
+        centred_cosine_mean=0.98,
+        neighbour_agreement=1.0,
+    )
+
+    class Layers:
+        names = ("a", "b", "c")
+
+        def __init__(self) -> None:
+            self.removals = tuple(removals.values())
+
+        def error(self, kept: frozenset[int]) -> float:
+            return 11.0 - sum(removals[k] for k in kept)
+
+        def nodes(self, chosen: tuple[int, ...]) -> list[str]:
+            return [self.names[k] for k in chosen]
+
+    def attempt(spec: CandidateSpec, *, keep_float: list[str]) -> Trial:
+        outcome = Outcome(
+            status="passed",
+            reason="",
+            stable_reason="",
+            fidelity=fidelity,
+            kept_float=tuple(keep_float),
+        )
+        return Trial(spec, tmp_path, outcome)
+
+    search: Any = SimpleNamespace(
+        obstacle=None,
+        gate=Gate.of(0.98, neighbour_agreement=0.7),
+        progress=lambda event: None,
+        attempt=attempt,
+    )
+    rejected = Trial(ONNX_INT8, tmp_path, Outcome.failed("misses the gate"))
+
+    def found(basis: Literal["measured", "counted"]) -> dict[str, tuple[str, ...]]:
+        costs = LayerCosts(basis=basis, costs=(10.0, 1.0, 1.0))
+        trials = _Rescue(search, rejected, cast(Any, Layers()), costs, 3).run(0.5)
+        return {trial.name: trial.outcome.kept_float for trial in trials}
+
+    name = f"{ONNX_INT8.name}-mixed"
+    assert found("measured") == {name: ("b", "c"), f"{name}-worst": ("a", "b")}
+    assert found("counted") == {name: ("b", "c")}
+    search.obstacle = "not here"
+    assert found("measured") == {name: ("b", "c")}
