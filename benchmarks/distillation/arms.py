@@ -48,9 +48,10 @@ class On:
 TARGETS = {
     "cpu-x86-64": On("cpu-x86-64", "onnxruntime", "device"),
     "npu-qualcomm-qcs6490": On("npu-qualcomm-qcs6490", "qnn", "host", emulator=True),
+    "jetson-agx-orin-dla": On("jetson-agx-orin-dla", "tensorrt", "host"),
 }
-"""Name → target; those of NPUs are scored in onnxruntime, which has the same integers, and compared
-with the vendor's emulator on some samples."""
+"""Name → target; accelerators are scored in onnxruntime, which computes what the graph says;
+Qualcomm's is compared with the vendor's emulator on some samples."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,12 @@ def run_trained(student: Student, name: str) -> dict[str, Any]:
                 student.name,
                 student.data,
                 out=run,
-                overrides={**student.settings, **student.integer_settings, "seed": student.seed},
+                overrides={
+                    **student.settings,
+                    **student.integer_settings,
+                    "seed": student.seed,
+                    "account": False,
+                },
                 for_target=TARGETS[name].load(),
                 float_run=student.run,
                 overwrite=True,
@@ -171,7 +177,7 @@ def _distil_float(student: Student) -> float:
             student.name,
             student.data,
             out=student.run,
-            overrides={**student.settings, "seed": student.seed},
+            overrides={**student.settings, "seed": student.seed, "account": False},
             resume=RunDirectory.is_run(student.run),
         )
     return time.monotonic() - started
