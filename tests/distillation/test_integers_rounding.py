@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgessl.distillation.integers.operators import Node, build_operator
 from edgessl.distillation.integers.quantized_graph import Range, Weight
 from edgessl.distillation.integers.ranges import ActivationRanges
 from edgessl.distillation.integers.rounding import (
@@ -189,3 +190,15 @@ def test_weights_start_where_they_round_to_what_was_written() -> None:
     np.testing.assert_array_equal(np.rint(start / s), moved)
     np.testing.assert_array_equal(start[1:], values[1:])
     assert np.abs(start - values).max() <= 1.5 * s.max()
+
+
+def test_a_denominator_rounded_to_zero_clips_and_stops_gradients() -> None:
+    """As onnxruntime quantizes x / 0: the greatest and the least integer, the least for 0 / 0."""
+    a = torch.tensor([1.0, -1.0, 0.0, 1.0], requires_grad=True)
+    b = torch.tensor([0.0, 0.0, 0.0, 2.0], requires_grad=True)
+    node = Node("div", "Div", 18, ("a", "b"), ("c",), {})
+    result = fake_quantize(build_operator(node)(a, b), 0.1, -100.0, 155.0)
+    torch.testing.assert_close(result, torch.tensor([15.5, -10.0, -10.0, 0.5]))
+    result.sum().backward()
+    torch.testing.assert_close(a.grad, torch.tensor([0.0, 0.0, 0.0, 0.5]))
+    torch.testing.assert_close(b.grad, torch.tensor([0.0, 0.0, 0.0, -0.25]))

@@ -36,7 +36,15 @@ def _plain(function: Callable[..., Any]) -> Builder:
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
     whole = not (a.is_floating_point() or b.is_floating_point())
-    return torch.div(a, b, rounding_mode="trunc") if whole else torch.div(a, b)
+    if whole:
+        return torch.div(a, b, rounding_mode="trunc")
+    if not b.requires_grad:
+        return torch.div(a, b)
+    # A denominator that is rounded to 0 (linear attention) gives infinity, which the next range
+    # clips; onnxruntime makes the least integer of 0 / 0. No gradient goes through either.
+    nothing = b == 0
+    endless = torch.where(a > 0, torch.inf, -torch.inf)
+    return torch.where(nothing, endless, torch.div(a, torch.where(nothing, 1.0, b)))
 
 
 def _fold(function: Callable[[Tensor, Tensor], Tensor]) -> Builder:
