@@ -202,3 +202,12 @@ def test_a_denominator_rounded_to_zero_clips_and_stops_gradients() -> None:
     result.sum().backward()
     torch.testing.assert_close(a.grad, torch.tensor([0.0, 0.0, 0.0, 0.5]))
     torch.testing.assert_close(b.grad, torch.tensor([0.0, 0.0, 0.0, -0.25]))
+
+
+def test_infinity_leaves_a_learned_scale_its_gradient() -> None:
+    scale = torch.tensor(0.1, requires_grad=True)
+    x = torch.tensor([torch.inf, -torch.inf, 0.27], requires_grad=True)
+    fake_quantize_learned(x, scale, -100.0, 155.0).sum().backward()
+    assert scale.grad is not None
+    assert bool(torch.isfinite(scale.grad))
+    torch.testing.assert_close(x.grad, torch.tensor([0.0, 0.0, 1.0]))

@@ -40,7 +40,8 @@ class _FakeQuantize(Function):
 class _FakeQuantizeLearned(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
-        steps = torch.div(x, scale)
+        # Beyond the ends no gradient passes, so infinity need not be kept: it would make it NaN.
+        steps = torch.div(x, scale).clamp_(low - 1, high + 1)
         whole = steps.round().clamp_(low, high)
         ctx.save_for_backward(steps, whole)
         ctx.limits = (low, high)
