@@ -57,7 +57,7 @@ class IntegerOptions(Options):
 
     Attributes:
         integer_epochs: Passes over the data; None takes a fifth of ``epochs``, one at least.
-        integer_learning_rate: Peak of the schedule; None takes a tenth of ``learning_rate``.
+        integer_learning_rate: Peak of the schedule; None takes three tenths of ``learning_rate``.
         integer_precision: ``"auto"`` takes the first integer precision of the target.
         integer_ranges: Activation ranges follow the data (``"moving_average"``) or are trained
             (``"learned"``).
@@ -276,7 +276,7 @@ def _trainer_options(trainer: TrainerOptions, options: IntegerOptions) -> Traine
     return trainer.model_copy(
         update={
             "epochs": options.integer_epochs or max(1, round(trainer.epochs / 5)),
-            "learning_rate": options.integer_learning_rate or trainer.learning_rate / 10,
+            "learning_rate": options.integer_learning_rate or 0.3 * trainer.learning_rate,
             "max_steps": None,
             # A mean of weights lies between the integers.
             "ema_decay": 0.0,
