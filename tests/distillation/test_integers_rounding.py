@@ -199,6 +199,9 @@ def test_a_denominator_rounded_to_zero_clips_and_stops_gradients() -> None:
     node = Node("div", "Div", 18, ("a", "b"), ("c",), {})
     result = fake_quantize(build_operator(node)(a, b), 0.1, -100.0, 155.0)
     torch.testing.assert_close(result, torch.tensor([15.5, -10.0, -10.0, 0.5]))
+    with torch.inference_mode():
+        frozen = fake_quantize(build_operator(node)(a.detach(), b.detach()), 0.1, -100.0, 155.0)
+    torch.testing.assert_close(frozen, result.detach())
     result.sum().backward()
     torch.testing.assert_close(a.grad, torch.tensor([0.0, 0.0, 0.0, 0.5]))
     torch.testing.assert_close(b.grad, torch.tensor([0.0, 0.0, 0.0, -0.25]))

@@ -38,8 +38,6 @@ def _divide(a: Tensor, b: Tensor) -> Tensor:
     whole = not (a.is_floating_point() or b.is_floating_point())
     if whole:
         return torch.div(a, b, rounding_mode="trunc")
-    if not b.requires_grad:
-        return torch.div(a, b)
     # A denominator that is rounded to 0 (linear attention) gives infinity, which the next range
     # clips; onnxruntime makes the least integer of 0 / 0. No gradient goes through either.
     nothing = b == 0
