@@ -20,6 +20,7 @@ PAGE = ROOT / "docs" / "benchmark-distillation.md"
 SCORES = {"knn": "kNN", "linear": "linear", "fewshot_5": "5-shot", "gallery": "gallery kNN"}
 _LEAST_LOSS = 0.01
 _GOAL = 0.8
+_AGREES = 0.95
 
 _HEAD = """\
 # Students for integers: the proof
@@ -60,6 +61,7 @@ def write_page(result: dict[str, Any], page: Path, peers: Path = PEERS) -> None:
     text = _head(result)
     summary = summarise(result["cells"])
     text += _verdict(summary)
+    text += _disagreements(result)
     text += "\n## What training wins back\n\n" + _recovery(summary)
     for name in result["data_sets"]:
         text += f"\n## {name}\n\n{_teacher(result, name)}\n{_accuracies(result, name)}"
@@ -177,6 +179,25 @@ def _counted(rows: list[dict[str, Any]], scores: str) -> str:
         f"80 % of that in {len(won)}. It is below post-training by more than the deviation in "
         f"{len(low)}. Post-training collapses (below half of the float accuracy) in "
         f"{len(collapsed)}, of which {len(rescued)} are above half after training."
+    )
+
+
+def _disagreements(result: dict[str, Any]) -> str:
+    """Which students the emulator computes otherwise than onnxruntime, and by how much."""
+    found: dict[str, list[float]] = {}
+    for key, cell in result["cells"].items():
+        if "emulator" in cell:
+            data_set, student, _, arm, target = key.split("/")
+            where = f"{student} on {data_set}, {arm}, {target}"
+            found.setdefault(where, []).append(cell["emulator"]["against_host"]["cosine"])
+    means = {where: statistics.fmean(values) for where, values in found.items()}
+    bad = [f"- {where}: {mean:.3f}" for where, mean in means.items() if mean < _AGREES]
+    if not bad:
+        return ""
+    return (
+        f"\n**Where the emulator disagrees** with onnxruntime (mean cosine below {_AGREES}), the "
+        "scores are those of the graph and not of the NPU, in either arm; `compile` with its "
+        "usual gate refuses such a bundle:\n\n" + "\n".join(bad) + "\n"
     )
 
 
