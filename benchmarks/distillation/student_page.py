@@ -50,8 +50,8 @@ on these photographs, so that an embedding that has nothing to do with the float
 (mean cosine 0.5) still does not fall below half of its accuracy. efficientvit_b0 was taken for the
 same reason, after mobilenetv3, repvit, tinynet, lcnet and a rescaled resnet had lost little.
 Fidelity is to the float student, on the test samples. The default of `integer_learning_rate` was
-raised from 0.1 to 0.3 of `learning_rate` when one seed of efficientvit_b0 (trashnet, cpu-x86-64) had
-won back only half; all trained cells are with 0.3, with no further choice.
+raised from 0.1 to 0.3 of `learning_rate` when one seed of efficientvit_b0 (trashnet, cpu-x86-64)
+had won back only half; all trained cells are with 0.3, with no further choice.
 
 {date}; {cpu}, one thread per process, other work on the machine; edgessl {edgessl},
 {versions}.
