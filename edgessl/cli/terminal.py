@@ -72,9 +72,9 @@ def print_run(run: RunDirectory, *, as_json: bool) -> None:
     rows = [
         (name, *(_figure(values.get(name, "")) for values in figures.values())) for name in names
     ]
-    places = [("run", str(run.path)), ("student", str(run.student_path))][: len(phases)]
+    paths = [("run", str(run.path)), ("student", str(run.student_path))][: len(phases)]
     header = ["finished", *(["value"] if len(phases) == 1 else figures)]
-    table(header, [(name, place, *[""] * (len(phases) - 1)) for name, place in places] + rows)
+    table(header, [(name, place, *[""] * (len(phases) - 1)) for name, place in paths] + rows)
 
 
 def _last_figures(run: RunDirectory) -> dict[str, Any]:
