@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
-from typing_extensions import Self
-
 from edgessl.bundle.manifest import OptionValue
+from edgessl.closing import Closing
 from edgessl.compiler.layer_work import LayerWork
 from edgessl.compiler.process import Worker
 from edgessl.compiler.search import Search
@@ -36,7 +34,7 @@ class _Known(Options):
     removals: tuple[float, ...]
 
 
-class LayerSearch:
+class LayerSearch(Closing):
     """A worker in which sets of layers are tried; a context manager.
 
     Args:
@@ -132,15 +130,8 @@ class LayerSearch:
         answer: list[dict[str, Any]] = self._worker.request("try_layers", sets=list(sets))
         return [Loss.model_validate(entry).noise for entry in answer]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop the worker."""
         self._worker.close()
 
 

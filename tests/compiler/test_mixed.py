@@ -54,9 +54,11 @@ def test_layers_go_back_to_float_until_it_passes(fragile: Path, inputs: Inputs) 
     (plain,) = missed.value.report.candidates
     assert plain.fidelity is not None
     report = compile_quietly(fragile, target, inputs, overrides={"max_float_layers": 4})
-    rejected, mixed = report.candidates
+    # Times decide whether the cheapest layers are others than the most harmful ones.
+    rejected, *rescued = report.candidates
     assert rejected.status == "rejected"
-    assert (mixed.name, mixed.status) == (f"{ONNX_INT8.name}-mixed", "chosen")
+    assert {c.name for c in rescued} <= {f"{ONNX_INT8.name}-mixed{end}" for end in ("", "-worst")}
+    (mixed,) = [c for c in rescued if c.status == "chosen"]
     assert mixed.fidelity is not None
     assert mixed.fidelity.cosine_mean > max(0.98, plain.fidelity.cosine_mean)
     with open_bundle(fragile.parent / "model.edge") as bundle:
