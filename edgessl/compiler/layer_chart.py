@@ -63,7 +63,11 @@ def draw_layers(report: SensitivityReport, path: Path) -> None:
 
 
 def _rows(report: SensitivityReport) -> list[tuple[str, float, float]]:
-    """Name, loss alone and loss won back; what has no row of its own is summed in the last."""
+    """Name, loss alone and loss won back; what has no row of its own is summed in the last.
+
+    What many small layers win back one by one is not what they win back together, and its sum
+    would dwarf all bars.
+    """
     rows = [
         (
             f"{_shortened(layer.node)}  ({layer.operator})",
@@ -75,8 +79,8 @@ def _rows(report: SensitivityReport) -> list[tuple[str, float, float]]:
     shown, rest = rows[:_ROWS], rows[_ROWS:]
     if len(rest) < 2:
         return rows
-    total = (sum(alone for _, alone, _ in rest), sum(removed for _, _, removed in rest))
-    return [*shown, (f"{len(rest)} other layers together", *total)]
+    lost = sum(alone for _, alone, _ in rest)
+    return [*shown, (f"{len(rest)} other layers together", lost, 0.0)]
 
 
 def _shortened(name: str) -> str:
