@@ -132,9 +132,15 @@ def test_distill_trains_the_choice_and_resumes_it(
 
 
 def test_a_device_measures_over_ssh(
-    choice: StudentChoice, data: Path, target: str, monkeypatch: pytest.MonkeyPatch
+    choice: StudentChoice,
+    data: Path,
+    target: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The connection is the benchmark's and is tested there; here its place is taken."""
+    # The cache of compilations knows the same students as built for this machine.
+    monkeypatch.setenv("EDGESSL_CACHE", str(tmp_path))
     asked: list[tuple[str, list[Path]]] = []
 
     def there(address: str, paths: list[Path], *, options: Any, python: str) -> Measurement:
