@@ -31,7 +31,7 @@ from edgessl.distillation.objective import Distillation, TaughtBy
 from edgessl.distillation.options import DistillationOptions
 from edgessl.distillation.teacher_features import teacher_features
 from edgessl.distillation.teachers.encoder import EncoderTeacher
-from edgessl.errors import GateError
+from edgessl.errors import GateError, OutputError
 from edgessl.exporting.export import INPUT_NAME, export
 from edgessl.exporting.student import StudentFacts
 from edgessl.files import atomic_path, output_errors, sha256_file, write_json
@@ -50,6 +50,7 @@ __all__ = ["IntegerDistillation", "IntegerOptions", "adopt_float_phase", "train_
 # Sums in another order move a value across the middle between two integers now and then.
 _MIN_MEAN_COSINE = 0.99
 _COMPARED = 32
+_FLOAT_STUDENT = "float student"
 
 
 class IntegerOptions(Options):
@@ -96,7 +97,7 @@ class IntegerDistillation(Distillation):
     ) -> None:
         super().__init__(student, teachers, options, maps=False)
         self._frozen_share = frozen_share
-        self._last = len(teachers)
+        self._float_student = len(teachers) if teachers[-1].source.name == _FLOAT_STUDENT else 0
 
     def forward(self, batch: Batch, context: StepContext) -> StepOutput:
         """The float phase's loss, of the student as its integers compute it."""
@@ -107,9 +108,9 @@ class IntegerDistillation(Distillation):
 
     def _figure(self, name: str) -> str:
         """Teachers keep the names of the float phase beside the float student."""
-        if name == f"normalized_mse_loss_{self._last}":
+        if name == f"normalized_mse_loss_{self._float_student}":
             return "float_student_error"
-        return name.removesuffix("_1") if self._last == 2 else name
+        return name.removesuffix("_1") if self._float_student == 2 else name
 
 
 def train_integers(
@@ -156,9 +157,8 @@ def train_integers(
         Path(graph.float_model), Path(graph.model), ranges=options.integer_ranges
     )
     student = Encoder(backbone, name=name, spec=spec)
-    taught = [*taught, _float_teacher(session, store, float_student, own, options)]
-    if options.float_weight == 0:
-        taught = taught[:-1]
+    if options.float_weight > 0:
+        taught = [*taught, _float_teacher(session, store, float_student, own, options)]
     replayed = IntegerDistillation(student, taught, own, frozen_share=options.frozen_share)
     for left_out in replayed.left_out:
         _say(session, f"objective '{left_out}' rests: integers show no feature maps")
@@ -199,9 +199,13 @@ def adopt_float_phase(float_run: Path, out: Path, *, overwrite: bool) -> None:
 
     Raises:
         RunError: There is no finished run.
-        OutputError: ``out`` is taken.
+        OutputError: ``out`` is taken, or holds the float run itself.
     """
     source, run = RunDirectory.open(float_run), RunDirectory(out)
+    if source.path.resolve().is_relative_to(run.path.resolve()):
+        raise OutputError(
+            f"{out}: holds the float run {float_run}, which would be replaced; choose another --out"
+        )
     run.refuse_existing(overwrite=overwrite)
     if RunDirectory.is_run(out):
         shutil.rmtree(out)
@@ -259,7 +263,7 @@ def _float_teacher(
     """What the student was before it had integers, as one teacher more."""
     with session.fabric.rank_zero_first():
         source = teacher_features(
-            EncoderTeacher(student, "float student"),
+            EncoderTeacher(student, _FLOAT_STUDENT),
             store,
             session.modality,
             seed=session.trainer.seed,

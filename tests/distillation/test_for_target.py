@@ -247,6 +247,24 @@ def test_nothing_of_another_run_is_overwritten(
     assert (taken / "notes.txt").read_text() == "mine"
 
 
+def test_the_float_run_itself_is_not_replaced(
+    float_run: RunDirectory, teacher: Path, data: Path
+) -> None:
+    before = float_run.encoder_path.read_bytes()
+    with pytest.raises(OutputError, match="choose another --out"):
+        distill(
+            str(teacher),
+            "test_resnet",
+            data,
+            out=float_run.path,
+            overrides=SETTINGS,
+            for_target=TARGET,
+            float_run=float_run.path,
+            overwrite=True,
+        )
+    assert float_run.encoder_path.read_bytes() == before
+
+
 def test_other_settings_than_the_float_run_are_named(
     float_run: RunDirectory, teacher: Path, data: Path, tmp_path: Path
 ) -> None:
