@@ -21,6 +21,7 @@ from contracts.integer_graphs import (
     timm_model,
 )
 from edgessl.distillation.integers import IntegerBackbone
+from edgessl.distillation.integers.ranges import RangeRule
 
 SIZE = {"conv": 32, "transformer": 16}
 CASES = [(kind, scheme) for kind in SIZE for scheme in SCHEMES]
@@ -93,9 +94,9 @@ def test_it_computes_what_onnxruntime_computes(pair: GraphPair) -> None:
 
 @pytest.mark.parametrize("rule", ["moving_average", "learned"])
 def test_after_training_the_file_computes_what_the_module_does(
-    pair: GraphPair, rule: str, tmp_path: Path
+    pair: GraphPair, rule: RangeRule, tmp_path: Path
 ) -> None:
-    module = IntegerBackbone.from_graph(pair.float_model, pair.model, ranges=rule)  # type: ignore[arg-type]
+    module = IntegerBackbone.from_graph(pair.float_model, pair.model, ranges=rule)
     losses = train(module, pair.batch)
     assert losses[-1] < losses[0]
     module.eval().write(tmp_path / "out.onnx")
@@ -137,12 +138,12 @@ def test_any_batch(pairs: dict[tuple[str, str], GraphPair], count: int) -> None:
 
 @pytest.mark.parametrize("rule", ["moving_average", "learned"])
 def test_training_goes_on_bit_for_bit_from_a_state(
-    pairs: dict[tuple[str, str], GraphPair], rule: str, tmp_path: Path
+    pairs: dict[tuple[str, str], GraphPair], rule: RangeRule, tmp_path: Path
 ) -> None:
     pair = pairs["conv", "u8s8"]
-    first = IntegerBackbone.from_graph(pair.float_model, pair.model, ranges=rule)  # type: ignore[arg-type]
+    first = IntegerBackbone.from_graph(pair.float_model, pair.model, ranges=rule)
     train(first, pair.batch)
-    other = IntegerBackbone.from_graph(pair.float_model, pair.model, ranges=rule)  # type: ignore[arg-type]
+    other = IntegerBackbone.from_graph(pair.float_model, pair.model, ranges=rule)
     other.load_state_dict(first.state_dict())
     twin = copy.deepcopy(first)
     modules = {"first": first, "other": other, "twin": twin}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from edgessl.distillation.integers.operators import Node, build_operator
 from edgessl.distillation.integers.quantized_graph import Range, Weight
-from edgessl.distillation.integers.ranges import ActivationRanges
+from edgessl.distillation.integers.ranges import ActivationRanges, RangeRule
 from edgessl.distillation.integers.rounding import (
     fake_quantize,
     fake_quantize_learned,
@@ -84,16 +86,16 @@ def test_straight_through_takes_one_and_teaches_the_other() -> None:
     assert value.grad.tolist() == [2.0, 3.0]
 
 
-def ranges(rule: str = "moving_average", **changes: object) -> ActivationRanges:
+def ranges(rule: RangeRule = "moving_average", **changes: Any) -> ActivationRanges:
     one = Range("s", "z", U8, 2 / 255, 64, low=-np.inf, high=np.inf)
     relu = Range("s1", "z1", U8, 4 / 255, 0, low=0.0, high=np.inf)
     share = Range("s2", "z2", U8, 1 / 256, 0, low=-np.inf, high=np.inf, fixed=True)
     return ActivationRanges(
         [one, relu, share],
         symmetric=False,
-        rule=rule,  # type: ignore[arg-type]
+        rule=rule,
         decay=0.9,
-        **changes,  # type: ignore[arg-type]
+        **changes,
     )
 
 

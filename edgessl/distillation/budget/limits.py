@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 from edgessl.config import Options
 from edgessl.distillation.budget.figures import Figures
@@ -91,7 +91,7 @@ def parse_budget(text: str) -> Budget:
         text=text.strip(),
         kind=kind,
         limit=limit,
-        percentile=percentile or "p50",  # type: ignore[arg-type]
+        percentile=cast(Percentile, percentile or "p50"),
         target=match["target"],
     )
 
