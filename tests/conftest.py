@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,14 @@ from pathlib import Path
 
 # Before numpy, torch or an engine starts its threads: tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Without a GPU, Triton's interpreter runs the kernels; Triton reads this once, when it is imported,
+# and processes that tests start inherit it. The device's node tells (server, Jetson, WSL): asking
+# PyTorch would bring it into every session and, on a GPU, a context before a test wants one.
+os.environ.setdefault(
+    "TRITON_INTERPRET",
+    str(int(not any(re.match(r"nvidia\d|nvhost-.*gpu|dxg", name) for name in os.listdir("/dev")))),
+)
 
 import numpy as np
 import pytest
