@@ -1,4 +1,4 @@
-"""What an implementation of the losses has to be able to do, and the one that is meant by a name."""
+"""What an implementation of the losses has to be able to do, and which one a name means."""
 
 from __future__ import annotations
 

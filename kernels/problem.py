@@ -1,6 +1,6 @@
 """What the implementations of the losses share: the words of one pass over the logits.
 
-A pass compares A rows with B columns. The logit of row i and column j is s_ij = scale·⟨rᵢ, cⱼ⟩; it is
+A pass compares A rows with B columns. The logit of row i and column j, s_ij = scale·⟨rᵢ, cⱼ⟩, is
 never stored for all pairs. `Statistics` go out of a forward pass; `Terms` go into a backward pass:
 
     W_ij = [j counts, is no positive] (aᵢ·exp(s_ij − Lᵢ) + bⱼ·exp(s_ij − Lⱼ)) − [positive] (αᵢ + βⱼ)

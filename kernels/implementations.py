@@ -1,0 +1,76 @@
+"""Which implementation computes a loss, and why."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from edgessl.kernels.arguments import Implementation
+
+__all__ = ["Chosen", "choose", "describe_implementation"]
+
+Chosen = Literal["triton", "chunked", "reference"]
+
+_HAS_TRITON = find_spec("triton") is not None
+_OLDEST = (8, 0)
+"""Compute capability from which tensor cores take bfloat16 (Ampere)."""
+
+
+def choose(function: str, implementation: Implementation, rows: Tensor) -> Chosen:
+    """The implementation for these rows; ``"auto"`` is Triton on a GPU that it can use.
+
+    Raises:
+        ValueError: Triton is asked for where it cannot run.
+    """
+    if implementation in ("chunked", "reference"):
+        return implementation
+    obstacle = _obstacle(rows)
+    if obstacle is None:
+        # The interpreter is for tests: nobody gets it without asking.
+        return "triton" if rows.is_cuda or implementation == "triton" else "chunked"
+    if implementation == "triton":
+        raise ValueError(
+            f"{function}: implementation 'triton' {obstacle}; take 'auto' or 'chunked'"
+        )
+    return "chunked"
+
+
+def describe_implementation() -> str:
+    """What ``"auto"`` takes on this machine, and why: one line."""
+    if not torch.cuda.is_available():
+        return "chunked: PyTorch sees no CUDA GPU"
+    name = torch.cuda.get_device_name()
+    capability = torch.cuda.get_device_capability()
+    if not _HAS_TRITON:
+        return f"chunked: Triton is not installed ({name}); pip install triton"
+    if capability < _OLDEST:
+        return f"chunked: {name} is sm_{capability[0]}{capability[1]}, Triton's kernels need sm_80"
+    import triton
+
+    return f"triton {triton.__version__}: {name}, sm_{capability[0]}{capability[1]}"
+
+
+def _obstacle(rows: Tensor) -> str | None:
+    """Why Triton's kernels cannot take these rows; None if they can."""
+    if not _HAS_TRITON:
+        return "needs the package triton, which is not installed"
+    if rows.dtype == torch.float64:
+        return "takes float32, float16 and bfloat16, found float64"
+    if rows.is_cuda:
+        properties = torch.cuda.get_device_properties(rows.device)
+        if (properties.major, properties.minor) < _OLDEST:
+            return f"needs sm_80 or newer, found sm_{properties.major}{properties.minor}"
+        return None
+    if rows.device.type == "cpu" and _interpreted():
+        return None
+    return f"needs rows on a CUDA GPU, found {rows.device}"
+
+
+def _interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on the CPU."""
+    from triton import knobs
+
+    return bool(knobs.runtime.interpret)

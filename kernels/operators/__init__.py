@@ -1,0 +1,1 @@
+"""The losses as operators of `torch.library`, with their gradients."""

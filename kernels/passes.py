@@ -1,0 +1,28 @@
+"""How a loss is passed over: what is known about it before a single logit is computed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edgessl.kernels.implementations import Chosen
+
+__all__ = ["FUSED_DIM", "is_bounded", "skips_tiles"]
+
+FUSED_DIM = 512
+"""Widest rows of Triton's fused kernels; wider ones are multiplied by the GPU's own library."""
+
+_BOUNDED_SCALE = 74.0
+"""exp(±74), summed over a million rows, stays a normal float32, whose range is exp(±87)."""
+
+
+def is_bounded(scale: float | Tensor, normalize: bool) -> bool:
+    """Whether no exponential of a logit can leave float32, known without waiting for a GPU."""
+    return normalize and not isinstance(scale, Tensor) and scale <= _BOUNDED_SCALE
+
+
+def skips_tiles(asked: bool | None, chosen: Chosen, rows: Tensor) -> bool:
+    """Whether the backward may leave out blocks of pairs; None: in float16 and bfloat16."""
+    if chosen != "triton" or rows.shape[1] > FUSED_DIM:
+        return False
+    return rows.dtype != torch.float32 if asked is None else asked

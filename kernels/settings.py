@@ -1,0 +1,68 @@
+"""Keywords that all losses share, their reduction, and what their modules have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from edgessl.kernels.arguments import Implementation, Reduction, check_word
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["ContrastiveLoss", "Settings", "SoftmaxSettings", "check_words", "reduced"]
+
+
+class Settings(TypedDict, total=False):
+    """Keywords of every loss; see `edgessl.kernels.nt_xent`."""
+
+    normalize: bool
+    reduction: Reduction
+    implementation: Implementation
+    group: dist.ProcessGroup | None
+
+
+class SoftmaxSettings(Settings, total=False):
+    """Keywords of the losses with a backward pass over the logits."""
+
+    skip_tiles: bool | None
+
+
+class ContrastiveLoss(nn.Module):
+    """A loss with its keywords kept in ``settings``: those of its function, unchanged.
+
+    Raises:
+        ValueError: An unknown reduction or implementation.
+    """
+
+    def __init__(self, **settings: Unpack[SoftmaxSettings]) -> None:
+        super().__init__()
+        check_words(
+            type(self).__name__,
+            settings.get("reduction", "mean"),
+            settings.get("implementation", "auto"),
+        )
+        self.settings = settings
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+
+
+def check_words(function: str, reduction: object, implementation: object) -> None:
+    """Words of the keywords.
+
+    Raises:
+        ValueError: An unknown word.
+    """
+    check_word(function, "reduction", reduction, Reduction)
+    check_word(function, "implementation", implementation, Implementation)
+
+
+def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
+    """Mean or sum of (N,) losses, or the losses themselves."""
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else torch.sum(losses)
