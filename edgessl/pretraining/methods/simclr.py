@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from lightly.models.modules.heads import SimCLRProjectionHead
@@ -25,12 +25,14 @@ class SimCLROptions(Options):
         projector_hidden_dim: Width of the projector's hidden layers.
         projector_dim: Dimension in which views are compared.
         projector_layers: Layers of the projector.
+        implementation: Of the loss, as `edgessl.kernels.nt_xent` takes it.
     """
 
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.2
     projector_hidden_dim: Annotated[int, Field(ge=1)] = 512
     projector_dim: Annotated[int, Field(ge=2)] = 128
     projector_layers: Annotated[int, Field(ge=2, le=8)] = 2
+    implementation: Literal["auto", "triton", "chunked", "reference"] = "auto"
 
 
 class SimCLR(Method):
@@ -51,11 +53,14 @@ class SimCLR(Method):
             num_layers=options.projector_layers,
         )
         self.temperature = options.temperature
+        self.implementation = options.implementation
 
     def forward(self, batch: Batch, context: StepContext) -> StepOutput:
         """Loss of (N, …) pairs of views; the positives' mean cosine is reported."""
         z = self.projector(self.encoder(torch.cat(batch.views)))
-        loss = nt_xent(z, self.temperature, group=context.group)
+        loss = nt_xent(
+            z, self.temperature, implementation=self.implementation, group=context.group
+        )
         first, second = z.detach().float().chunk(2)
         positive = torch.cosine_similarity(first, second).mean()
         return StepOutput(loss, {"positive_cosine": positive})
