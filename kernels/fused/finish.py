@@ -12,45 +12,107 @@ from edgessl.kernels.problem import Gradient, Rows
 
 __all__ = ["finish_rows", "finish_splits", "store_rows"]
 
+_PART = tl.constexpr(64)
+"""Columns that are finished at a time: accumulators fill half of the registers, and whole rows
+beside them would spill."""
+
 _BLOCK = 16
 
 
 @triton.jit
-def store_rows(matrix, rows, count, values, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Store (BLOCK, BLOCK_D) values, cast to the matrix' dtype; the counterpart of `load_rows`."""
-    columns = tl.arange(0, BLOCK_D)
+def _part(matrix, rows, count, FIRST: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
+    """Pointers to columns FIRST to FIRST + WIDTH of the rows, and which of them exist."""
+    columns = FIRST + tl.arange(0, WIDTH)
     inside = rows[:, None] < count
-    if BLOCK_D != D:
+    if FIRST + WIDTH > D:
         inside = inside & (columns[None, :] < D)
-    place = rows.to(tl.int64)[:, None] * D + columns[None, :]
-    tl.store(matrix + place, values.to(matrix.dtype.element_ty), mask=inside)
+    return matrix + rows.to(tl.int64)[:, None] * D + columns[None, :], inside
+
+
+@triton.jit
+def _halves(x):
+    """Left and right half of (A, 2·B); both stay in the registers that hold them."""
+    A: tl.constexpr = x.shape[0]
+    B: tl.constexpr = x.shape[1] // 2
+    return tl.split(tl.permute(tl.reshape(x, (A, 2, B)), (0, 2, 1)))
+
+
+@triton.jit
+def _store(values, matrix, rows, count, FIRST: tl.constexpr, D: tl.constexpr):
+    """Store values in the columns from FIRST on, as many as values has."""
+    WIDTH: tl.constexpr = values.shape[1]
+    if WIDTH > _PART:
+        left, right = _halves(values)
+        _store(left, matrix, rows, count, FIRST, D)
+        _store(right, matrix, rows, count, FIRST + WIDTH // 2, D)
+    else:
+        place, inside = _part(matrix, rows, count, FIRST, WIDTH, D)
+        tl.store(place, values.to(matrix.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def store_rows(matrix, rows, count, values, D: tl.constexpr):
+    """Store (BLOCK, BLOCK_D) values, cast to the matrix' dtype; the counterpart of `load_rows`."""
+    _store(values, matrix, rows, count, 0, D)
+
+
+@triton.jit
+def _lengthwise(gradient, values, rows, count, FIRST: tl.constexpr, D: tl.constexpr):
+    """⟨gradient, values⟩ of each row over the columns from FIRST on, as many as gradient has."""
+    WIDTH: tl.constexpr = gradient.shape[1]
+    if WIDTH > _PART:
+        left, right = _halves(gradient)
+        first = _lengthwise(left, values, rows, count, FIRST, D)
+        return first + _lengthwise(right, values, rows, count, FIRST + WIDTH // 2, D)
+    else:
+        place, inside = _part(values, rows, count, FIRST, WIDTH, D)
+        unit = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+        return tl.sum(gradient * unit, axis=1)
+
+
+@triton.jit
+def _store_across(
+    gradient, lengthwise, norm, values, rows, count, out, FIRST: tl.constexpr, D: tl.constexpr
+):
+    """Store what of the gradient is across the rows; as `_lengthwise` from FIRST on."""
+    WIDTH: tl.constexpr = gradient.shape[1]
+    if WIDTH > _PART:
+        left, right = _halves(gradient)
+        _store_across(left, lengthwise, norm, values, rows, count, out, FIRST, D)
+        FURTHER: tl.constexpr = FIRST + WIDTH // 2
+        _store_across(right, lengthwise, norm, values, rows, count, out, FURTHER, D)
+    else:
+        place, inside = _part(values, rows, count, FIRST, WIDTH, D)
+        unit = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+        across = (gradient - unit * lengthwise[:, None]) * norm[:, None]
+        _store(across, out, rows, count, FIRST, D)
 
 
 @triton.jit
 def finish_rows(
     gradient,
-    unit,
+    values,
     rows,
     count,
     inverse_norm,
     out,
     along,
     D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
 ):
     """Store dz = (dẑ − ẑ·⟨dẑ, ẑ⟩)·inverse_norm in z's dtype and along = ⟨dẑ, ẑ⟩ in float32.
 
-    ``gradient``: (BLOCK, BLOCK_D) float32, dẑ with every factor applied; ``unit``: (BLOCK, BLOCK_D)
-    ẑ as it was compared, both 0 where `load_rows` gives 0; ``rows``: (BLOCK,). ``inverse_norm``:
-    (count,) float32, or None for rows that were not scaled: dz = dẑ then. ``out``: (count, D).
+    ``gradient``: (BLOCK, BLOCK_D) float32, dẑ with every factor applied, 0 outside of the matrix;
+    ``rows``: (BLOCK,). In memory: ``values`` (count, D), ẑ as it was compared; ``inverse_norm``
+    (count,) float32, or None for rows that were not scaled: dz = dẑ then; ``out`` (count, D);
+    ``along`` (count,).
     """
-    unit = unit.to(tl.float32)
-    lengthwise = tl.sum(gradient * unit, axis=1)
+    lengthwise = _lengthwise(gradient, values, rows, count, 0, D)
     tl.store(along + rows, lengthwise, mask=rows < count)
     if inverse_norm is not None:
         norm = tl.load(inverse_norm + rows, mask=rows < count, other=0.0)
-        gradient = (gradient - unit * lengthwise[:, None]) * norm[:, None]
-    store_rows(out, rows, count, gradient, D, BLOCK_D)
+        _store_across(gradient, lengthwise, norm, values, rows, count, out, 0, D)
+    else:
+        store_rows(out, rows, count, gradient, D)
 
 
 @triton.jit
@@ -72,8 +134,7 @@ def _finish_splits(
     for _ in range(splits - 1):
         partials += stride
         gradient += load_rows(partials, rows, count, D, BLOCK_D)
-    unit = load_rows(values, rows, count, D, BLOCK_D)
-    finish_rows(gradient, unit, rows, count, inverse_norm, out, along, D, BLOCK_D)
+    finish_rows(gradient, values, rows, count, inverse_norm, out, along, D)
 
 
 def finish_splits(partials: Tensor, rows: Rows) -> Gradient:
