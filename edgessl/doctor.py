@@ -98,7 +98,8 @@ class Diagnosis(Options):
         gpus: As nvidia-smi lists them.
         accelerators: Other devices that can run models, with what is missing for it.
         gpu_remark: Why PyTorch does or does not use a GPU.
-        nt_xent: The implementation of the contrastive loss that `edgessl.kernels` takes, and why.
+        contrastive_losses: The implementation of the contrastive losses that ``"auto"`` takes here,
+            and why.
         cache: Folder of things that can be made again.
         cache_free_bytes: Free space there.
     """
@@ -114,7 +115,7 @@ class Diagnosis(Options):
     gpus: tuple[Gpu, ...]
     accelerators: tuple[str, ...]
     gpu_remark: str
-    nt_xent: str
+    contrastive_losses: str
     engines: tuple[EngineStatus, ...]
     targets: tuple[TargetStatus, ...]
     packages: tuple[PackageStatus, ...]
@@ -141,7 +142,7 @@ def diagnose() -> Diagnosis:
         gpus=gpus,
         accelerators=tuple(_accelerators(host)),
         gpu_remark=_gpu_remark(gpus, host),
-        nt_xent=_nt_xent(),
+        contrastive_losses=_contrastive_losses(gpus, host),
         engines=engines,
         targets=tuple(_target(load_target(name), host, usable) for name in list_targets()),
         packages=_packages(),
@@ -199,10 +200,15 @@ def _output(command: tuple[str, ...]) -> str | None:
     return done.stdout
 
 
-def _nt_xent() -> str:
+def _contrastive_losses(gpus: tuple[Gpu, ...], host: HostFacts) -> str:
+    """In a process of its own, as above, and only where there is a GPU to ask about."""
     if not is_available("torch"):
         return "none: PyTorch is not installed; pip install 'edgessl[train]'"
-    return "pytorch: this version of edgessl.kernels has no Triton kernel yet"
+    if not gpus and host.jetson is None and host.l4t is None:
+        return "chunked: no CUDA GPU"
+    probe = "from edgessl.kernels import describe_implementation as d; print(d())"
+    said = (_output((sys.executable, "-c", probe)) or "").strip()
+    return said or "unknown: edgessl.kernels cannot be imported; try python -c 'import torch'"
 
 
 def _onnxruntime() -> EngineStatus:

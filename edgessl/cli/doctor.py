@@ -29,7 +29,7 @@ def doctor(
         *(("gpu", f"{g.name}, {g.memory}, driver {g.driver}") for g in found.gpus),
         *(("accelerator", name) for name in found.accelerators),
         ("gpu use", found.gpu_remark),
-        ("nt-xent", found.nt_xent),
+        ("contrastive losses", found.contrastive_losses),
         ("cache", f"{found.cache} ({found.cache_free_bytes / 1e9:.1f} GB free)"),
     ]
     terminal.table(["this machine", ""], facts)

@@ -151,6 +151,31 @@ def test_gpus_are_those_of_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "PyTorch" in found.gpu_remark
 
 
+def test_without_a_gpu_the_losses_are_chunked_and_torch_is_not_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "_output", lambda command: pytest.fail(f"started {command}"))
+    host = HostFacts(arch="x86_64", cpu="", features=frozenset())
+    assert doctor._contrastive_losses((), host) == "chunked: no CUDA GPU"
+    monkeypatch.setattr(doctor, "is_available", lambda name: name != "torch")
+    assert doctor._contrastive_losses((), host).startswith("none: PyTorch is not installed; pip ")
+
+
+def test_with_a_gpu_the_losses_say_themselves_what_they_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = HostFacts(arch="x86_64", cpu="", features=frozenset())
+    gpu = doctor.Gpu(name="NVIDIA Test", memory="1 MiB", driver="1")
+    # The process is real; the GPU is not, and PyTorch does not see it.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert doctor._contrastive_losses((gpu,), host) == "chunked: PyTorch sees no CUDA GPU"
+    jetson = HostFacts(arch="aarch64", cpu="", features=frozenset(), l4t="36.4.3")
+    monkeypatch.setattr(doctor, "_output", lambda command: "triton 3.9.0: Orin, sm_87\n")
+    assert doctor._contrastive_losses((), jetson) == "triton 3.9.0: Orin, sm_87"
+    monkeypatch.setattr(doctor, "_output", lambda command: None)
+    assert doctor._contrastive_losses((gpu,), host).startswith("unknown: ")
+
+
 def test_a_broken_nvidia_smi_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_nvidia_smi(tmp_path, "echo 'NVIDIA-SMI has failed'; exit 9")
     monkeypatch.setenv("PATH", str(tmp_path) + os.pathsep + os.environ["PATH"])
