@@ -232,8 +232,9 @@ def prepare(
     row["errors"] = {"measured": expected.errors(loss.detach(), gradients)}
     row["exact"] = is_exact(row["errors"]["measured"])
     del loss, gradients
-    row["peak_extra_bytes"] = peak_extra_bytes(passes.both)
-    row["peak_extra_bytes_forward"] = peak_extra_bytes(passes.forward)
+    if inputs[0].is_cuda:
+        row["peak_extra_bytes"] = peak_extra_bytes(passes.both)
+        row["peak_extra_bytes_forward"] = peak_extra_bytes(passes.forward)
     for name, small in checks(case, options.small).items():
         given = make_inputs(small, getattr(torch, DTYPE), inputs[0].device.type, options.seed + 1)
         try:
@@ -245,7 +246,7 @@ def prepare(
         (rival.name, name): lambda name=name: passes.milliseconds(name, clock)
         for name in Passes.names
     }
-    if rival.capturable and torch.cuda.is_available():
+    if rival.capturable and inputs[0].is_cuda:
         replay = captured(passes)
         timed[rival.name, "both_in_graph"] = lambda: clock.milliseconds(lambda: None, replay)
     return timed

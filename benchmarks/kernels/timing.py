@@ -165,13 +165,11 @@ def _summary(times: Sequence[float]) -> dict[str, float]:
     return {**named, "count": len(times)}
 
 
-def peak_extra_bytes(work: Callable[[], Any]) -> int | None:
-    """Most memory that PyTorch held during work beyond what it held before; None on a CPU.
+def peak_extra_bytes(work: Callable[[], Any]) -> int:
+    """Most memory that PyTorch held on the GPU during work beyond what it held before.
 
     Results of the work are part of it.
     """
-    if not torch.cuda.is_available():
-        return None
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
