@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from edgessl.kernels.engine import Engine, QueuePass, SigmoidPass
@@ -188,7 +187,9 @@ class OracleEngine:
         logits = _logits(rows.values, columns, scale) + bias.double()
         _, positive = masks(Pairs("towers", offset), len(rows.values), len(columns))
         positive = positive.to(logits.device)
-        losses = F.softplus(torch.where(positive, -logits, logits)).sum(1)
+        # Not F.softplus, which is x itself above 20.
+        signed = torch.where(positive, -logits, logits)
+        losses = torch.logaddexp(signed, torch.zeros_like(signed)).sum(1)
         # σ(x) − 1 = −σ(−x), without cancellation.
         weights = torch.where(positive, -torch.sigmoid(-logits), torch.sigmoid(logits))
         if column_weight is not None:
