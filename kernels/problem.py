@@ -17,12 +17,25 @@ from typing import Literal
 
 from torch import Tensor
 
-__all__ = ["PEAK_CELL", "Gradient", "PairKind", "Pairs", "Rows", "Skip", "Statistics", "Terms"]
+__all__ = [
+    "PEAK_CELL",
+    "SOFTPLUS_LIMIT",
+    "Gradient",
+    "PairKind",
+    "Pairs",
+    "Rows",
+    "Skip",
+    "Statistics",
+    "Terms",
+]
 
 PairKind = Literal["views", "towers", "labels"]
 
 PEAK_CELL = 128
 """Rows, and columns, of the cells whose largest logit a forward pass can leave for the backward."""
+
+SOFTPLUS_LIMIT = 40.0
+"""Above, softplus(x) = x to the last bit of float64; PyTorch's default of 20 is for float32."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgessl.kernels.gather import gather_rows, gather_values, rank_and_size
+from edgessl.kernels.problem import SOFTPLUS_LIMIT
 
 __all__ = [
     "clip_losses",
@@ -90,7 +91,7 @@ def siglip_losses(
     own = _own(image.shape[0], group, image)
     logits = _logits(image, gather_rows(text, group), scale) + bias
     signs = torch.ones_like(logits).scatter(1, own[:, None], -1.0)
-    return F.softplus(signs * logits).sum(dim=1)
+    return F.softplus(signs * logits, threshold=SOFTPLUS_LIMIT).sum(dim=1)
 
 
 def queue_losses(query: Tensor, key: Tensor, queue: Tensor, scale: Tensor) -> Tensor:

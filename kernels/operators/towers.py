@@ -13,7 +13,7 @@ from edgessl.kernels.engine import engine
 from edgessl.kernels.gather import gather_values, named_group, rank_and_size
 from edgessl.kernels.implementations import Chosen
 from edgessl.kernels.operators.upstream import differentiable_once, shared_weights, skip_below
-from edgessl.kernels.problem import PEAK_CELL, Pairs, Rows, Terms
+from edgessl.kernels.problem import PEAK_CELL, SOFTPLUS_LIMIT, Pairs, Rows, Terms
 
 __all__ = ["towers_losses"]
 
@@ -84,7 +84,8 @@ def _towers(
             ),
         )
     margins = [side.others - side.positive for side in found]
-    losses = (F.softplus(margins[0]) + F.softplus(margins[1])) / 2
+    sides_losses = [F.softplus(margin, threshold=SOFTPLUS_LIMIT) for margin in margins]
+    losses = (sides_losses[0] + sides_losses[1]) / 2
     kept: list[Tensor] = []
     for z, rows, all_rows, side, margin in zip(
         (image, text), sides, everyone, found, margins, strict=True

@@ -18,7 +18,7 @@ from edgessl.kernels.engine import engine
 from edgessl.kernels.gather import gather_values, named_group, rank_and_size
 from edgessl.kernels.implementations import Chosen
 from edgessl.kernels.operators.upstream import differentiable_once, shared_weights, skip_below
-from edgessl.kernels.problem import PEAK_CELL, Pairs, Rows, Terms
+from edgessl.kernels.problem import PEAK_CELL, SOFTPLUS_LIMIT, Pairs, Rows, Terms
 
 __all__ = ["views_losses"]
 
@@ -102,7 +102,7 @@ def _views(
     elif decoupled:
         losses, normalizer, pull = margin, found.others, torch.ones_like(margin)
     else:
-        losses = F.softplus(margin)
+        losses = F.softplus(margin, threshold=SOFTPLUS_LIMIT)
         normalizer = torch.logaddexp(found.others, found.positive)
         pull = torch.sigmoid(margin)
     terms = gather_values(torch.stack([normalizer, pull], dim=1), group)
