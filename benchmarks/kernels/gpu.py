@@ -41,6 +41,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="tiny sizes, on the CPU; needs --out")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each case, about")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--losses", nargs="+", choices=("nt_xent", "clip", "siglip"))
     parser.add_argument("--without", nargs="+", default=[], metavar="RIVAL", help="leave these out")
     options = parser.parse_args(words)
     if options.small:
@@ -105,6 +106,8 @@ def measure_all(options: argparse.Namespace, out: Path) -> None:
         "results": [],
     }
     for case in SMALL_CASES if options.small else CASES:
+        if options.losses and case.loss not in options.losses:
+            continue
         result["results"] += measure(case, clock, device, options)
         write(out, result)
     result["ceilings"].append(matmul_flops(clock, dtype, device, sizes=sizes, seed=options.seed))
@@ -235,7 +238,7 @@ def prepare(
     if inputs[0].is_cuda:
         row["peak_extra_bytes"] = peak_extra_bytes(passes.both)
         row["peak_extra_bytes_forward"] = peak_extra_bytes(passes.forward)
-    for name, small in checks(case, options.small).items():
+    for name, small in checks(case, options.small).items() if rival.checked else ():
         given = make_inputs(small, getattr(torch, DTYPE), inputs[0].device.type, options.seed + 1)
         try:
             loss, gradients = Passes(rival.make(small), given).both()
@@ -247,8 +250,12 @@ def prepare(
         for name in Passes.names
     }
     if rival.capturable and inputs[0].is_cuda:
-        replay = captured(passes)
-        timed[rival.name, "both_in_graph"] = lambda: clock.milliseconds(lambda: None, replay)
+        try:
+            replay = captured(passes)
+        except Exception as error:
+            row["why_no_graph"] = reason(error)
+        else:
+            timed[rival.name, "both_in_graph"] = lambda: clock.milliseconds(lambda: None, replay)
     return timed
 
 

@@ -41,6 +41,7 @@ class Rival:
         remark: What a reader of the figures has to know.
         ours: Part of edgessl.
         capturable: Its passes are captured in a CUDA graph too.
+        checked: Its errors are taken at the small sizes too.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Rival:
     remark: str = ""
     ours: bool = False
     capturable: bool = False
+    checked: bool = True
 
 
 def rivals(case: Case, *, small: bool) -> Iterator[Rival]:
@@ -63,6 +65,13 @@ def rivals(case: Case, *, small: bool) -> Iterator[Rival]:
         yield Rival(
             "edgessl triton, all tiles",
             lambda case: _edgessl(case, {"implementation": "triton", "skip_tiles": False}),
+            ours=True,
+        )
+    if case.loss == "clip":
+        yield Rival(
+            "edgessl triton, scale a number",
+            _edgessl_with_number,
+            "a scale that is not learnt is known to be at most 74: exponentials are shared",
             ours=True,
         )
     eager = _EAGER[case.loss]
@@ -81,6 +90,7 @@ def rivals(case: Case, *, small: bool) -> Iterator[Rival]:
             _with_temperature(eager, case), dynamic=False, fullgraph=True, backend=backend
         ),
         f"of PyTorch float32, backend {backend}",
+        checked=False,  # each size is compiled anew, and its errors are those of PyTorch float32
     )
     yield from _PACKAGED[case.loss]
 
@@ -94,6 +104,12 @@ def _edgessl(case: Case, keywords: dict[str, Any]) -> Loss:
     if case.loss == "nt_xent":
         return lambda z: loss(z, case.temperature, **keywords)
     return lambda *inputs: loss(*inputs, **keywords)
+
+
+def _edgessl_with_number(case: Case) -> Loss:
+    loss = _edgessl(case, {"implementation": "triton"})
+    # The scale keeps a gradient, as all rivals give one.
+    return lambda image, text, scale: loss(image, text, 1 / case.temperature) + 0 * scale
 
 
 def _with_temperature(loss: Loss, case: Case) -> Loss:
