@@ -1,12 +1,6 @@
 """Contrastive losses in plain PyTorch, tile by tile: memory O(N·D) on any device."""
 
-from __future__ import annotations
-
-import torch
-from torch import Tensor
-
-from edgessl.kernels.chunked.elementwise import TorchOperations
-from edgessl.kernels.chunked.tiled import TiledEngine
+from edgessl.kernels.chunked.torch_engine import TorchEngine
 
 __all__ = [
     "gradients",
@@ -19,12 +13,7 @@ __all__ = [
     "unit_rows",
 ]
 
-
-def _on_tensor_cores(rows: Tensor) -> bool:
-    return rows.is_cuda and rows.dtype in (torch.float16, torch.bfloat16)
-
-
-_ENGINE = TiledEngine(TorchOperations, rounded=_on_tensor_cores)
+_ENGINE = TorchEngine()
 
 unit_rows = _ENGINE.unit_rows
 statistics = _ENGINE.statistics

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from edgessl.kernels.chunked.operations import Factors, QueueSums, SigmoidSums, Sums
+from edgessl.kernels.chunked.operations import Factors, SigmoidSums, Sums
+from edgessl.kernels.chunked.products import Products
 from edgessl.kernels.chunked.tiling import Masks, Tile, TileShape
 
 __all__ = ["SOFTPLUS_LIMIT", "TorchOperations"]
@@ -19,108 +18,128 @@ SOFTPLUS_LIMIT = 40.0
 class TorchOperations:
     """`edgessl.kernels.chunked.operations.Operations` for any device and dtype."""
 
-    takes_logits: ClassVar[bool] = True
-
-    def __init__(self, scale: Tensor, shape: TileShape) -> None:
+    def __init__(self, products: Products, scale: Tensor, shape: TileShape) -> None:
+        self._products, self._scale = products, scale
         self._size = shape.rows * max(shape.rows, shape.columns)
-        self._like = scale
-        self._buffers: dict[torch.dtype, Tensor] = {}
+        self._buffers: dict[object, Tensor] = {}
+        self._rows = scale
+
+    def take_rows(self, block: Tensor) -> None:
+        """See `Operations.take_rows`."""
+        # Where rows are float32 (or float64) anyway, scaling them is cheaper than scaling tiles.
+        rounded = self._products.rounded
+        self._rows = block if rounded else self._products.scaled(block, self._scale)
 
     def sums(
-        self, products: Tensor, tile: Tile, masks: Masks, rows: Sums, columns: Sums | None
+        self, block: Tensor, tile: Tile, masks: Masks, rows: Sums, columns: Sums | None
     ) -> None:
         """See `Operations.sums`."""
-        self._take_positives(products, tile, masks, rows, columns)
+        if rows is columns and tile.row == tile.column:
+            columns = None  # the rows have both halves of the square
+        logits = self._logits(block, tile)
+        self._take_positives(logits, tile, masks, rows, columns)
         for diagonal in (*masks.itself, *masks.positives):
-            _fill(diagonal.view(products, tile), -torch.inf)
+            _fill(diagonal.view(logits, tile), -torch.inf)
         if rows.largest is None:
-            products.exp_()
-            rows.total[tile.own_rows].add_(products.sum(1))
+            logits.exp_()
+            rows.total[tile.own_rows].add_(logits.sum(1))
             if columns is not None:
-                columns.total[tile.own_columns].add_(products.sum(0))
+                columns.total[tile.own_columns].add_(logits.sum(0))
             return
-        spare = self._spare(tile, products.dtype)
-        _add_online(products, spare, rows.total[tile.own_rows], rows.largest[tile.own_rows], 1)
+        spare = self._spare(tile, logits.dtype)
+        _add_online(logits, spare, rows.total[tile.own_rows], rows.largest[tile.own_rows], 1)
         if columns is not None and columns.largest is not None:
             total, largest = columns.total[tile.own_columns], columns.largest[tile.own_columns]
-            _add_online(products, products, total, largest, 0)
+            _add_online(logits, logits, total, largest, 0)
 
     def weights(
-        self,
-        products: Tensor,
-        tile: Tile,
-        masks: Masks,
-        rows: Factors,
-        columns: Factors,
-        out: Tensor,
-    ) -> None:
+        self, block: Tensor, tile: Tile, masks: Masks, rows: Factors, columns: Factors
+    ) -> Tensor:
         """See `Operations.weights`."""
-        spare = self._spare(tile, products.dtype)
+        weights = self._logits(block, tile)
+        spare = self._spare(tile, weights.dtype)
         row_weight = rows.weight[tile.own_rows, None]
         column_weight = columns.weight[None, tile.own_columns]
-        row_pull = rows.pull[tile.own_rows, None]
-        column_pull = columns.pull[None, tile.own_columns]
         if rows.shift is None or columns.shift is None:
-            products.exp_()
-            products.mul_(torch.add(row_weight, column_weight, out=spare))
+            weights.exp_()
+            weights.mul_(torch.add(row_weight, column_weight, out=spare))
         else:
-            torch.sub(products, columns.shift[None, tile.own_columns], out=spare)
+            torch.sub(weights, columns.shift[None, tile.own_columns], out=spare)
             spare.exp_().mul_(column_weight)
-            products.sub_(rows.shift[tile.own_rows, None]).exp_().mul_(row_weight)
-            products.add_(spare)
+            weights.sub_(rows.shift[tile.own_rows, None]).exp_().mul_(row_weight)
+            weights.add_(spare)
         same = masks.same_label(tile, self._mask(tile, masks))
         if same is not None:
+            row_pull, column_pull = rows.pull[tile.own_rows, None], columns.pull[tile.own_columns]
             torch.add(row_pull, column_pull, out=spare)
-            products.sub_(spare.mul_(same))
+            weights.sub_(spare.mul_(same))
         for diagonal in masks.itself:
-            _fill(diagonal.view(products, tile), 0.0)
+            _fill(diagonal.view(weights, tile), 0.0)
         for diagonal in masks.positives:
-            place, view = diagonal.within(tile), diagonal.view(products, tile)
+            place, view = diagonal.within(tile), diagonal.view(weights, tile)
             if place is not None and view is not None:
                 view.copy_(rows.pull[place[0]] + columns.pull[place[1]]).neg_()
-        _give(products, out)
+        return self._rounded(weights, tile)
 
     def sigmoid(
         self,
-        products: Tensor,
+        block: Tensor,
         tile: Tile,
         masks: Masks,
         bias: Tensor,
         column_weight: Tensor | None,
         sums: SigmoidSums,
-        out: Tensor,
-        multiple: float,
-    ) -> None:
+    ) -> Tensor:
         """See `Operations.sigmoid`."""
-        products.add_(bias)
+        weights = self._logits(block, tile).add_(bias)
         # With the positives' sign turned, all pairs have the loss softplus(x) and the weight
         # ±σ(x): nothing is subtracted that cancels.
-        positives = [diagonal.view(products, tile) for diagonal in masks.positives]
+        positives = [diagonal.view(weights, tile) for diagonal in masks.positives]
         for view in positives:
             _negate(view)
-        spare = self._spare(tile, products.dtype)
-        torch.ops.aten.softplus.out(products, 1, SOFTPLUS_LIMIT, out=spare)
+        spare = self._spare(tile, weights.dtype)
+        torch.ops.aten.softplus.out(weights, 1, SOFTPLUS_LIMIT, out=spare)
         sums.losses[tile.own_rows].add_(spare.sum(1))
-        products.sigmoid_()
+        weights.sigmoid_()
         for view in positives:
             _negate(view)
         if column_weight is not None:
-            products.mul_(column_weight[tile.own_columns])
-        sums.weights[tile.own_rows].add_(products.sum(1))
-        _give(products, out, multiple)
+            weights.mul_(column_weight[tile.own_columns])
+        sums.weights[tile.own_rows].add_(weights.sum(1))
+        if self._products.weights_scale != 1.0:
+            weights.mul_(self._products.weights_scale)
+        return self._rounded(weights, tile)
 
     def queue(
-        self, products: Tensor, tile: Tile, sums: QueueSums, out: Tensor, multiple: float
-    ) -> Tensor | None:
-        """See `Operations.queue`."""
-        total = sums.total[tile.own_rows]
-        if sums.largest is None:
-            total += products.exp_().sum(1)
-            _give(products, out, multiple)
-            return None
-        decay = _add_online(products, products, total, sums.largest[tile.own_rows], 1)
-        _give(products, out, multiple)
-        return decay
+        self, block: Tensor, tile: Tile, total: Tensor, largest: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """exp(s − largest) as weights, added to ``total``; and how much older sums decay.
+
+        Args:
+            block: Columns of the queue.
+            tile: Of which rows and columns.
+            total: (A,) of all rows.
+            largest: (A,) largest logits so far, or None for exp(s); is brought up to date.
+        """
+        weights, total = self._logits(block, tile), total[tile.own_rows]
+        decay = None
+        if largest is None:
+            total.add_(weights.exp_().sum(1))
+        else:
+            decay = _add_online(weights, weights, total, largest[tile.own_rows], 1)
+        if self._products.weights_scale != 1.0:
+            weights.mul_(self._products.weights_scale)
+        return self._rounded(weights, tile), decay
+
+    def _logits(self, block: Tensor, tile: Tile) -> Tensor:
+        buffer = self._buffer("logits", self._scale.dtype)
+        logits = self._products.logits(self._rows, block, tile.of(buffer))
+        return logits.mul_(self._scale) if self._products.rounded else logits
+
+    def _rounded(self, weights: Tensor, tile: Tile) -> Tensor:
+        if not self._products.rounded:
+            return weights
+        return tile.of(self._buffer("weights", self._products.weights_dtype)).copy_(weights)
 
     def _take_positives(
         self, logits: Tensor, tile: Tile, masks: Masks, rows: Sums, columns: Sums | None
@@ -145,11 +164,14 @@ class TorchOperations:
         return None if masks.row_labels is None else self._spare(tile, torch.bool)
 
     def _spare(self, tile: Tile, dtype: torch.dtype) -> Tensor:
-        found = self._buffers.get(dtype)
+        return tile.of(self._buffer(dtype, dtype))
+
+    def _buffer(self, name: object, dtype: torch.dtype) -> Tensor:
+        found = self._buffers.get(name)
         if found is None:
-            found = torch.empty(self._size, dtype=dtype, device=self._like.device)
-            self._buffers[dtype] = found
-        return tile.of(found)
+            found = torch.empty(self._size, dtype=dtype, device=self._scale.device)
+            self._buffers[name] = found
+        return found
 
 
 def _add_online(logits: Tensor, out: Tensor, total: Tensor, largest: Tensor, dim: int) -> Tensor:
@@ -173,11 +195,3 @@ def _fill(view: Tensor | None, value: float) -> None:
 def _negate(view: Tensor | None) -> None:
     if view is not None:
         view.neg_()
-
-
-def _give(products: Tensor, out: Tensor, multiple: float = 1.0) -> None:
-    """Round to ``out``, which may be the same tensor."""
-    if multiple != 1.0:
-        products.mul_(multiple)
-    if out is not products:
-        out.copy_(products)

@@ -7,20 +7,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from edgessl.kernels.chunked.logits import LogitTiles
+from edgessl.kernels.chunked.operations import Operations
 from edgessl.kernels.chunked.products import Products
 from edgessl.kernels.chunked.scaling import empty_gradient, finish
-from edgessl.kernels.chunked.tiling import Tile, TileShape, spans, upper_spans
+from edgessl.kernels.chunked.tiling import Tile, TileShape, strips, tiles
 from edgessl.kernels.problem import Gradient, Rows
 
 __all__ = ["Weigh", "mutual_gradients", "row_gradients"]
 
-Weigh = Callable[[Tensor, Tile, Tensor], None]
-"""Puts the weights of a tile of logits into the last argument, times ``weights_scale``."""
+Weigh = Callable[[Tensor, Tile], Tensor]
+"""Weights, times ``weights_scale``, of a block of columns in a tile."""
 
 
 def row_gradients(
-    tiles: LogitTiles,
+    operations: Operations,
     products: Products,
     shape: TileShape,
     rows: Rows,
@@ -30,24 +30,20 @@ def row_gradients(
 ) -> Gradient:
     """Gradient of the rows alone: no more than one strip's sums are in float32 at a time."""
     out = empty_gradient(rows)
-    count, width = rows.values.shape
-    sums = factor.new_empty(min(shape.rows, count), width)
+    sums = factor.new_empty(shape.rows, columns.shape[1])
     factor = factor / products.weights_scale
-    for row, row_stop in spans(0, count, shape.rows):
-        strip = sums[: row_stop - row].zero_()
-        tiles.take_rows(rows.values, row, row_stop)
-        for column, column_stop in spans(0, columns.shape[0], shape.columns):
-            tile = Tile(row, row_stop, column, column_stop)
-            logits, block = tiles.logits(tile, columns)
-            weights = tiles.weights(tile, logits)
-            weigh(logits, tile, weights)
-            products.accumulate(strip, weights, block)
-        finish(strip, rows, factor, row, out)
+    for strip in strips(rows.values, shape):
+        taken = sums[: strip.stop - strip.start].zero_()
+        operations.take_rows(products.block(rows.values, strip, "rows"))
+        for tile in tiles(strip, columns, shape):
+            block = products.block(columns, tile.own_columns, "columns")
+            products.accumulate(taken, weigh(block, tile), block)
+        finish(taken, rows, factor, strip.start, out)
     return out
 
 
 def mutual_gradients(
-    tiles: LogitTiles,
+    operations: Operations,
     products: Products,
     shape: TileShape,
     rows: Rows,
@@ -65,21 +61,15 @@ def mutual_gradients(
     column_out = row_out if columns is None else empty_gradient(others)
     row_sums = _room(row_out, factor)
     column_sums = row_sums if columns is None else _room(column_out, factor)
-    count, other_count = rows.values.shape[0], others.values.shape[0]
-    for row, row_stop in spans(0, count, shape.rows):
-        tiles.take_rows(rows.values, row, row_stop)
-        if columns is None:
-            walk = upper_spans(row, row_stop, count, shape.columns)
-        else:
-            walk = spans(0, other_count, shape.columns)
-        for column, column_stop in walk:
-            tile = Tile(row, row_stop, column, column_stop)
-            logits, block = tiles.logits(tile, others.values)
-            weights = tiles.weights(tile, logits)
-            weigh(logits, tile, weights)
-            products.accumulate(row_sums[row:row_stop], weights, block)
-            if columns is not None or column != row:
-                products.accumulate(column_sums[column:column_stop], weights.T, tiles.rows)
+    for strip in strips(rows.values, shape):
+        own = products.block(rows.values, strip, "rows")
+        operations.take_rows(own)
+        for tile in tiles(strip, others.values, shape, upper=columns is None):
+            block = products.block(others.values, tile.own_columns, "columns")
+            weights = weigh(block, tile)
+            products.accumulate(row_sums[strip], weights, block)
+            if columns is not None or tile.column != tile.row:
+                products.accumulate(column_sums[tile.own_columns], weights.T, own)
     factor = factor / products.weights_scale
     finish(row_sums, rows, factor, 0, row_out)
     if columns is not None:

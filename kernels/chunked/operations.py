@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from edgessl.kernels.chunked.tiling import Masks, Tile, TileShape
+from edgessl.kernels.chunked.tiling import Masks, Tile
 from edgessl.kernels.problem import Pairs, Statistics, Terms
 
-__all__ = ["Factors", "Operations", "QueueSums", "SigmoidSums", "Sums"]
+__all__ = ["Factors", "Operations", "SigmoidSums", "Sums"]
 
 
 @dataclass(frozen=True)
@@ -93,60 +93,37 @@ class SigmoidSums:
     weights: Tensor
 
 
-@dataclass(frozen=True)
-class QueueSums:
-    """Sums over each query's part of the queue, as in `Sums`."""
-
-    total: Tensor
-    largest: Tensor | None
-
-
 class Operations(Protocol):
-    """Operations on the tiles of one pass.
+    """Logits and weights of one pass, tile by tile.
 
-    A tile comes as ``products``: (rows, columns) contiguous float32 or float64, which is
-    overwritten. They are logits if ``takes_logits``, else they still have to be multiplied by the
-    scale. Where there is an ``out``, it is ``products`` itself or of the rows' dtype.
+    Blocks of rows and columns come as `edgessl.kernels.chunked.products.Products.block` gives
+    them. Weights go out in a buffer that the next call takes, (rows, columns) contiguous in
+    ``weights_dtype`` and times ``weights_scale``.
     """
 
-    takes_logits: ClassVar[bool]
-
-    def __init__(self, scale: Tensor, shape: TileShape) -> None:
-        """For tiles of at most this shape; ``scale`` is 0-dimensional."""
+    def take_rows(self, block: Tensor) -> None:
+        """Go to a strip: these are the rows of the following tiles."""
 
     def sums(
-        self, products: Tensor, tile: Tile, masks: Masks, rows: Sums, columns: Sums | None
+        self, block: Tensor, tile: Tile, masks: Masks, rows: Sums, columns: Sums | None
     ) -> None:
-        """Add the tile to its rows' sums and, if asked for, to its columns'."""
+        """Add a tile's logits to its rows' sums and, unless None, to its columns'.
+
+        If both are one object the matrix is symmetric, and a tile on its diagonal is square.
+        """
 
     def weights(
-        self,
-        products: Tensor,
-        tile: Tile,
-        masks: Masks,
-        rows: Factors,
-        columns: Factors,
-        out: Tensor,
-    ) -> None:
-        """W of `edgessl.kernels.problem`."""
+        self, block: Tensor, tile: Tile, masks: Masks, rows: Factors, columns: Factors
+    ) -> Tensor:
+        """W of `edgessl.kernels.problem`; the multiple is in the factors."""
 
     def sigmoid(
         self,
-        products: Tensor,
+        block: Tensor,
         tile: Tile,
         masks: Masks,
         bias: Tensor,
         column_weight: Tensor | None,
         sums: SigmoidSums,
-        out: Tensor,
-        multiple: float,
-    ) -> None:
-        """``multiple``·W of the sigmoid loss in ``out``; losses and W are added to the sums."""
-
-    def queue(
-        self, products: Tensor, tile: Tile, sums: QueueSums, out: Tensor, multiple: float
-    ) -> Tensor | None:
-        """``multiple``·exp(s − largest) in ``out``, added to the sums.
-
-        Gives (rows,) exp(largest before − largest now), None without largest logits.
-        """
+    ) -> Tensor:
+        """W of the sigmoid loss; losses and weights are added to the sums."""

@@ -52,9 +52,9 @@ class Products:
         """With which weights are multiplied before they are rounded."""
         return HALF_SCALE if self.weights_dtype == torch.float16 else 1.0
 
-    def block(self, rows: Tensor, start: int, stop: int, place: str) -> Tensor:
+    def block(self, rows: Tensor, own: slice, place: str) -> Tensor:
         """Rows as they are multiplied; converted into the buffer of their place."""
-        values = rows[start:stop]
+        values = rows[own]
         if self.rounded or rows.dtype == self.precision:
             return values
         return self._buffer(place, values).copy_(values)

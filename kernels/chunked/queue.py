@@ -6,12 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgessl.kernels.chunked.elementwise import SOFTPLUS_LIMIT
-from edgessl.kernels.chunked.logits import LogitTiles
-from edgessl.kernels.chunked.operations import Operations, QueueSums
+from edgessl.kernels.chunked.elementwise import SOFTPLUS_LIMIT, TorchOperations
 from edgessl.kernels.chunked.products import Products
 from edgessl.kernels.chunked.scaling import empty_gradient, finish
-from edgessl.kernels.chunked.tiling import Tile, TileShape, spans
+from edgessl.kernels.chunked.tiling import TileShape, strips, tiles
 from edgessl.kernels.engine import QueuePass
 from edgessl.kernels.problem import Rows
 
@@ -19,16 +17,15 @@ __all__ = ["queue_pass"]
 
 
 def queue_pass(
-    operations: Operations,
-    tiles: LogitTiles,
+    operations: TorchOperations,
     products: Products,
     shape: TileShape,
     query: Rows,
     key: Tensor,
     queue: Tensor,
     scale: Tensor,
-    sums: QueueSums,
     *,
+    bounded: bool,
     gradients: bool,
 ) -> QueuePass:
     """Losses, pulls and, if asked for, gradients of the queries.
@@ -38,33 +35,33 @@ def queue_pass(
 
     Source: arXiv:1911.05722, eq. 1; the running sums are those of arXiv:2205.14135.
     """
-    count, width = query.values.shape
-    losses, pull = scale.new_empty(count), scale.new_empty(count)
+    count = query.values.shape[0]
+    losses, pull, total = scale.new_empty(count), scale.new_empty(count), scale.new_zeros(count)
+    # Rounded to half precision, exp(s) itself might leave its range.
+    plain = bounded and not products.rounded
+    largest = None if plain else scale.new_full((count,), torch.finfo(scale.dtype).min)
     out = empty_gradient(query) if gradients else None
-    taken = scale.new_empty(min(shape.rows, count), width) if gradients else None
-    for row, row_stop in spans(0, count, shape.rows):
-        tiles.take_rows(query.values, row, row_stop)
-        strip = None if taken is None else taken[: row_stop - row].zero_()
-        for column, column_stop in spans(0, queue.shape[0], shape.columns):
-            tile = Tile(row, row_stop, column, column_stop)
-            logits, block = tiles.logits(tile, queue)
-            weights = tiles.weights(tile, logits)
-            decay = operations.queue(logits, tile, sums, weights, products.weights_scale)
-            if strip is not None:
+    sums = scale.new_empty(shape.rows, queue.shape[1]) if gradients else None
+    for strip in strips(query.values, shape):
+        operations.take_rows(products.block(query.values, strip, "rows"))
+        taken = None if sums is None else sums[: strip.stop - strip.start].zero_()
+        for tile in tiles(strip, queue, shape):
+            block = products.block(queue, tile.own_columns, "columns")
+            weights, decay = operations.queue(block, tile, total, largest)
+            if taken is not None:
                 if decay is not None:
-                    strip.mul_(decay[:, None])
-                products.accumulate(strip, weights, block)
-        own = slice(row, row_stop)
-        own_key = key[own].to(scale.dtype)
-        positive = (query.values[own].to(scale.dtype) * own_key).sum(1).mul_(scale)
-        largest = torch.zeros_like(positive) if sums.largest is None else sums.largest[own]
-        others = sums.total[own].log() + largest
+                    taken.mul_(decay[:, None])
+                products.accumulate(taken, weights, block)
+        own_key = key[strip].to(scale.dtype)
+        positive = (query.values[strip].to(scale.dtype) * own_key).sum(1).mul_(scale)
+        shift = torch.zeros_like(positive) if largest is None else largest[strip]
+        others = total[strip].log() + shift
         margin = others - positive
-        losses[own] = F.softplus(margin, threshold=SOFTPLUS_LIMIT)
-        pull[own] = torch.sigmoid(margin)
-        if strip is not None and out is not None:
-            share = torch.exp(largest - torch.logaddexp(others, positive))
-            strip.mul_(share[:, None] / products.weights_scale)
-            strip.addcmul_(own_key, pull[own, None], value=-1)
-            finish(strip, query, scale, row, out)
+        losses[strip] = F.softplus(margin, threshold=SOFTPLUS_LIMIT)
+        pull[strip] = torch.sigmoid(margin)
+        if taken is not None and out is not None:
+            share = torch.exp(shift - torch.logaddexp(others, positive))
+            taken.mul_(share[:, None] / products.weights_scale)
+            taken.addcmul_(own_key, pull[strip, None], value=-1)
+            finish(taken, query, scale, strip.start, out)
     return QueuePass(losses, pull, out)

@@ -23,17 +23,17 @@ def unit_rows(z: Tensor) -> Rows:
     """
     values = torch.empty_like(z, memory_format=torch.contiguous_format)
     inverse_norm = torch.empty(z.shape[0], dtype=precision_of(z.dtype), device=z.device)
-    for start, stop in spans(0, z.shape[0], _block(z)):
-        rows = z[start:stop].to(inverse_norm.dtype)
+    for own in spans(0, z.shape[0], _block(z)):
+        rows = z[own].to(inverse_norm.dtype)
         largest = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True)
         is_zero = largest == 0
         largest.masked_fill_(is_zero, 1)
         rows = rows / largest
         norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True).masked_fill_(is_zero, 1)
-        values[start:stop] = rows.div_(norm)
+        values[own] = rows.div_(norm)
         # Of the smallest numbers 1/x is infinite, and infinity times a gradient of 0 is NaN.
         inverse = (1 / norm).div_(largest).clamp_(max=torch.finfo(norm.dtype).max)
-        inverse_norm[start:stop] = inverse.masked_fill_(is_zero, 0)[:, 0]
+        inverse_norm[own] = inverse.masked_fill_(is_zero, 0)[:, 0]
     return Rows(values, inverse_norm)
 
 
@@ -54,9 +54,9 @@ def finish(sums: Tensor, rows: Rows, factor: Tensor, start: int, out: Gradient) 
         start: Which row the first of the sums belongs to.
         out: Of `empty_gradient`.
     """
-    for first, last in spans(0, sums.shape[0], _block(sums)):
-        own = slice(start + first, start + last)
-        gradient = sums[first:last].mul_(factor)
+    for part in spans(0, sums.shape[0], _block(sums)):
+        own = slice(start + part.start, start + part.stop)
+        gradient = sums[part].mul_(factor)
         unit = rows.values[own].to(sums.dtype)
         along = torch.mul(gradient, unit).sum(1)
         out.along[own] = along

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgessl.kernels.problem import Pairs
 
-__all__ = ["Diagonal", "Masks", "Tile", "TileShape", "spans", "tile_shape", "upper_spans"]
+__all__ = ["Diagonal", "Masks", "Tile", "TileShape", "spans", "strips", "tile_shape", "tiles"]
 
 _CPU_SHAPE = (256, 1024)
 _CUDA_BYTES = 64 * 2**20
@@ -74,16 +74,29 @@ class Tile:
         return buffer[: high * wide].view(high, wide)
 
 
-def spans(start: int, stop: int, length: int) -> Iterator[tuple[int, int]]:
-    """Start and stop of consecutive spans; the last may be shorter."""
+def spans(start: int, stop: int, length: int) -> Iterator[slice]:
+    """Consecutive slices of a length; the last may be shorter."""
     for first in range(start, stop, length):
-        yield first, min(first + length, stop)
+        yield slice(first, min(first + length, stop))
 
 
-def upper_spans(row: int, row_stop: int, stop: int, length: int) -> Iterator[tuple[int, int]]:
-    """Spans of columns on and above the diagonal: first the square that it crosses."""
-    yield row, row_stop
-    yield from spans(row_stop, stop, length)
+def strips(rows: Tensor, shape: TileShape) -> Iterator[slice]:
+    """Slices of rows that tiles share."""
+    return spans(0, rows.shape[0], shape.rows)
+
+
+def tiles(
+    strip: slice, columns: Tensor, shape: TileShape, *, upper: bool = False
+) -> Iterator[Tile]:
+    """A strip's tiles from left to right.
+
+    ``upper`` leaves out what is below the diagonal: the first tile is the square that it crosses.
+    """
+    stop = columns.shape[0]
+    if upper:
+        yield Tile(strip.start, strip.stop, strip.start, strip.stop)
+    for own in spans(strip.stop if upper else 0, stop, shape.columns):
+        yield Tile(strip.start, strip.stop, own.start, own.stop)
 
 
 @dataclass(frozen=True)

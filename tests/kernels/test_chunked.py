@@ -22,20 +22,15 @@ from contracts.engine_cases import (
     unit,
 )
 from edgessl.kernels import chunked
-from edgessl.kernels.chunked.elementwise import TorchOperations
-from edgessl.kernels.chunked.tiled import TiledEngine
 from edgessl.kernels.chunked.tiling import TileShape, tile_shape
+from edgessl.kernels.chunked.torch_engine import TorchEngine
 from edgessl.kernels.engine import Engine
 from edgessl.kernels.problem import PairKind, Pairs, Rows, Terms
 
-SMALL = TiledEngine(TorchOperations, rounded=lambda rows: False, shape=TileShape(24, 40))
-TALL = TiledEngine(TorchOperations, rounded=lambda rows: False, shape=TileShape(48, 16))
+SMALL = TorchEngine(TileShape(24, 40))
+TALL = TorchEngine(TileShape(48, 16))
 # As on tensor cores: weights are rounded to the rows' dtype, too.
-ROUNDED = TiledEngine(
-    TorchOperations,
-    rounded=lambda rows: rows.dtype in (torch.float16, torch.bfloat16),
-    shape=TileShape(32, 40),
-)
+ROUNDED = TorchEngine(TileShape(32, 40), rounded=True)
 ENGINES: dict[str, Engine] = {
     "default": chunked,
     "small": SMALL,
