@@ -11,12 +11,14 @@ from torch import Tensor
 
 from contracts.contrastive_losses import Problem, Wanted, definition
 from edgessl import kernels
+from edgessl.kernels.engine import engine
 
 __all__ = [
     "ENGINES",
     "EPS",
     "agrees",
     "available",
+    "by_definition",
     "call",
     "check",
     "gradients",
@@ -39,9 +41,9 @@ EPS = {
 _LOGIT_ERROR = {torch.float64: 2.0**-48, torch.float32: 2.0**-20}
 
 
-def available(engine: str) -> tuple[str, str]:
+def available(name: str) -> tuple[str, str]:
     """Device and implementation of one of `ENGINES`; skips the test where this machine has none."""
-    device, implementation = engine.split("-")
+    device, implementation = name.split("-")
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA GPU on this machine")
     if implementation == "triton":
@@ -95,6 +97,15 @@ def shares(given: Problem, count: int) -> Tensor:
     return (same > 1) / (same > 1).sum().clamp(min=1)
 
 
+def by_definition(
+    given: Problem, upstream: Tensor | None, *, implementation: str, normalize: bool = True
+) -> Wanted:
+    """What an implementation should give, on unit rows that it rounds itself."""
+    if implementation == "reference":
+        return definition(given, upstream, normalize=normalize, plain=True)
+    return definition(given, upstream, normalize=normalize, engine=engine(implementation))
+
+
 def check(
     given: Problem,
     *,
@@ -114,8 +125,9 @@ def check(
     device = str(loss.device)
     share = shares(given, count) if reduction == "mean" else torch.ones(count, device=device)
     into = torch.tensor(-0.6, device=device) if reduction != "none" else upstream_of(count, device)
-    plain = keywords.get("implementation") == "reference"
-    wanted = definition(given, share * into, normalize=normalize, plain=plain)
+    wanted = by_definition(
+        given, share * into, normalize=normalize, implementation=keywords["implementation"]
+    )
     found = gradients(loss, learnable, into.to(loss.dtype), numbers=numbers)
     losses = loss.detach()
     if reduction != "none":

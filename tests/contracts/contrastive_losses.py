@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from contracts.contrastive_oracle import ORACLE
+from edgessl.kernels.engine import Engine
 
 __all__ = ["LOSSES", "Problem", "Wanted", "definition", "problem"]
 
@@ -154,7 +155,12 @@ def problem(
 
 
 def definition(
-    given: Problem, upstream: Tensor | None = None, *, normalize: bool = True, plain: bool = False
+    given: Problem,
+    upstream: Tensor | None = None,
+    *,
+    normalize: bool = True,
+    plain: bool = False,
+    engine: Engine = ORACLE,
 ) -> Wanted:
     """Losses and gradients in float64.
 
@@ -162,14 +168,18 @@ def definition(
         given: The problem; nothing in it is changed.
         upstream: (A,) gradient of each loss; None for ones.
         normalize: Scale rows to unit length.
+        engine: Rounds unit rows: where one lies midway between two numbers of the dtype, which are
+            far apart beside the error of a loss, the last bit of float32 decides.
         plain: As the reference counts: unit rows are not rounded, and a positive's pull, 1 − P,
             comes about by subtraction, so that its error is in proportion to 1 and not to itself.
     """
     units, inverse = {}, {}
     for name, rows in given.rows.items():
         scaled = ORACLE.unit_rows(rows.detach())
-        values = scaled.values if normalize else rows.detach().double()
-        units[name] = (values if plain else values.to(rows.dtype).double()).requires_grad_()
+        values = rows.detach()
+        if normalize:
+            values = scaled.values if plain else engine.unit_rows(values).values.to(rows.dtype)
+        units[name] = values.double().clone().requires_grad_()
         inverse[name] = scaled.inverse_norm if normalize else None
     scalars = {
         name: value.detach().double().requires_grad_() for name, value in given.scalars.items()
