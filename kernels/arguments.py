@@ -181,7 +181,9 @@ def scalar(function: str, argument: str, value: float | Tensor, like: Tensor) ->
                 f"found {value.device}"
             )
         if _can_be_read(value) and not math.isfinite(float(value.detach())):
-            raise ValueError(f"{function}: {argument} must be finite, found {float(value):g}")
+            raise ValueError(
+                f"{function}: {argument} must be finite, found {float(value.detach()):g}"
+            )
         return value.reshape(()).to(precision)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(
