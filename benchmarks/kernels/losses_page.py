@@ -76,7 +76,8 @@ def gpu_figures(result: dict[str, Any]) -> str:
     ceiling = max(found["flops"] for found in result["ceilings"])
     lines = [
         f"{card['name']}, driver {card.get('driver_version')}, "
-        f"torch {before['versions']['torch']}, triton {before['versions']['triton']}; {result['dtype']}; matrix products reach "
+        f"torch {before['versions']['torch']}, triton {before['versions']['triton']}; "
+        f"{result['dtype']}; matrix products reach "
         f"{ceiling / 1e12:.0f} TFLOP/s; {result['created_utc'][:10]}.",
         "",
         "| case | rival | forward, ms | backward, ms | both, ms | extra MB | exact |",
