@@ -7,16 +7,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from edgessl.kernels.fused.tiles import load_rows
+from edgessl.kernels.fused.tiles import INTERPRETED
 from edgessl.kernels.problem import Gradient, Rows
 
-__all__ = ["finish_rows", "finish_splits", "store_rows"]
+__all__ = [
+    "block_width",
+    "finish_rows",
+    "finish_splits",
+    "finishing_block",
+    "load_splits",
+    "store_rows",
+]
 
 _PART = tl.constexpr(64)
 """Columns that are finished at a time: accumulators fill half of the registers, and whole rows
 beside them would spill."""
-
-_BLOCK = 16
 
 
 @triton.jit
@@ -116,6 +121,26 @@ def finish_rows(
 
 
 @triton.jit
+def load_splits(
+    partials,
+    rows,
+    count,
+    first,
+    splits,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """(PARTS, ROWS, BLOCK_D) of (S, count, D), the splits from ``first`` on; ``rows``: (ROWS,)."""
+    split = (first + tl.arange(0, PARTS))[:, None, None]
+    rows = rows[None, :, None]
+    columns = tl.arange(0, BLOCK_D)[None, None, :]
+    inside = (split < splits) & (rows < count) & (columns < D)
+    place = (split.to(tl.int64) * count + rows) * D + columns
+    return tl.load(partials + place, mask=inside, other=0.0)
+
+
+@triton.jit
 def _finish_splits(
     partials,
     values,
@@ -124,21 +149,21 @@ def _finish_splits(
     along,
     count,
     splits,
-    stride,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
-    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    gradient = load_rows(partials, rows, count, D, BLOCK_D)
-    for _ in range(splits - 1):
-        partials += stride
-        gradient += load_rows(partials, rows, count, D, BLOCK_D)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    gradient = tl.zeros((ROWS, BLOCK_D), tl.float32)
+    for first in range(0, splits, PARTS):
+        part = load_splits(partials, rows, count, first, splits, D, BLOCK_D, PARTS)
+        gradient += tl.sum(part, axis=0)
     finish_rows(gradient, values, rows, count, inverse_norm, out, along, D)
 
 
 def finish_splits(partials: Tensor, rows: Rows) -> Gradient:
-    """Gradient of rows from sums over parts of the columns, which are added in order.
+    """Gradient of rows from sums over parts of the columns, which are added in a fixed order.
 
     Args:
         partials: (S, A, D) float32 contiguous: parts of dẑ, with every factor applied.
@@ -147,7 +172,8 @@ def finish_splits(partials: Tensor, rows: Rows) -> Gradient:
     splits, count, width = partials.shape
     out = torch.empty_like(rows.values)
     along = torch.empty(count, dtype=torch.float32, device=out.device)
-    _finish_splits[(triton.cdiv(count, _BLOCK),)](
+    block, parts = finishing_block(splits)
+    _finish_splits[(triton.cdiv(count, block),)](
         partials,
         rows.values,
         rows.inverse_norm,
@@ -155,10 +181,24 @@ def finish_splits(partials: Tensor, rows: Rows) -> Gradient:
         along,
         count,
         splits,
-        partials.stride(0),
         D=width,
-        BLOCK_D=max(16, triton.next_power_of_2(width)),
-        BLOCK=_BLOCK,
+        BLOCK_D=block_width(width),
+        ROWS=block,
+        PARTS=parts,
         num_warps=4,
     )
     return Gradient(out, along)
+
+
+def block_width(width: int) -> int:
+    """Columns of the block that holds rows of D numbers: a power of two, 16 at least."""
+    return max(16, triton.next_power_of_2(width))
+
+
+def finishing_block(splits: int) -> tuple[int, int]:
+    """Rows of a program that adds parts of sums, and how many parts it loads at once.
+
+    Parts that are loaded one after the other take long; the interpreter takes long by program.
+    """
+    parts = min(16, triton.next_power_of_2(splits))
+    return 64 if INTERPRETED else 16 // parts, parts
