@@ -13,7 +13,7 @@ from edgessl.kernels.problem import Pairs
 
 __all__ = ["Diagonal", "Masks", "Tile", "TileShape", "spans", "strips", "tile_shape", "tiles"]
 
-_CPU_SHAPE = (256, 1024)
+_CPU_SHAPE = (512, 1024)
 _CUDA_BYTES = 64 * 2**20
 _CUDA_LEAST = 1024 * 1024
 
@@ -29,7 +29,8 @@ class TileShape:
 def tile_shape(rows: Tensor, columns: int) -> TileShape:
     """A shape for rows (A, D) against so many columns.
 
-    On a CPU a tile and its spare stay in the second-level caches (2 × 1 MB). On a GPU a tile has
+    On a CPU a tile and its spare (2 × 2 MB) stay in the caches, and last long enough that threads
+    need not meet all the time. On a GPU a tile has
     to fill the chip and is to add little to what the rows take: a tenth of rows and gradient, at
     most 64 MB, at least 1024 × 1024 logits.
     """
