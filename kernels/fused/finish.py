@@ -19,7 +19,7 @@ __all__ = [
     "store_rows",
 ]
 
-_PART = tl.constexpr(64)
+_PART = tl.constexpr(32)
 """Columns that are finished at a time: accumulators fill half of the registers, and whole rows
 beside them would spill."""
 

@@ -70,15 +70,14 @@ def _sigmoid(
         columns = start + tl.arange(0, BLOCK_N)
         other = load_rows(column_values, columns, column_count, D, BLOCK_D)
         y = products(unit, other, PRECISION) * exponent_scale + exponent_bias
-        positive = columns[None, :] == rows[:, None] + offset
         near = (start < diagonal + BLOCK_M) & (start + BLOCK_N > diagonal)
         if near | (start + BLOCK_N > column_count):
-            y = tl.where(positive, -y, y)
+            y = tl.where(columns[None, :] == rows[:, None] + offset, -y, y)
             y = tl.where(columns[None, :] < column_count, y, float("-inf"))
         loss, weights = softplus_and_slope(y)
         lost += tl.sum(loss, axis=1)
         if near:
-            weights = tl.where(positive, -weights, weights)
+            weights = tl.where(columns[None, :] == rows[:, None] + offset, -weights, weights)
         if column_weight is not None:
             inside = columns < column_count
             weights *= tl.load(column_weight + columns, mask=inside, other=0.0)[None, :]
