@@ -13,18 +13,22 @@ from edgessl.kernels.fused.tiles import INTERPRETED, products
 from edgessl.kernels.problem import PEAK_CELL
 
 __all__ = [
-    "WIDEST",
+    "INFINITY",
+    "LN_2",
     "Blocks",
     "architecture",
     "cells",
     "forward_blocks",
     "load_block",
+    "logarithm",
     "processors",
     "tile_products",
 ]
 
-WIDEST = 512
-"""Largest D of the fused forward passes."""
+LN_2 = tl.constexpr(0.6931471805599453)
+"""Logits count in base 2; their natural values are these times as large."""
+
+INFINITY = tl.constexpr(float("inf"))
 
 _SHARED_KIB = {80: 163, 87: 163, 90: 227, 100: 227, 103: 227}
 """Shared memory that a program can have; 99 KiB where nothing is said (86, 89, 120)."""
@@ -57,7 +61,7 @@ def forward_blocks(width: int, dtype: torch.dtype, arch: int, *, mutual: bool) -
     which read less.
 
     Args:
-        width: D, at most `WIDEST`.
+        width: D; above 256 a program reads both sides in parts.
         dtype: Of the rows.
         arch: Compute capability, 90 for 9.0; 0 for Triton's interpreter.
         mutual: Whether for the strips, which need registers for the sums over rows too.
@@ -68,6 +72,9 @@ def forward_blocks(width: int, dtype: torch.dtype, arch: int, *, mutual: bool) -
         return Blocks(64, 64, min(32, whole), 8, 3)
     hopper = arch in (90, 100, 103)
     if whole <= 128:
+        if hopper:
+            # Two programs on one multiprocessor: one multiplies while the other takes exponentials.
+            return Blocks(64, 128, whole, 4, 3) if mutual else Blocks(128, 64, whole, 8, 3)
         return Blocks(128, 128, whole, 8, 3)
     if whole <= 256:
         return Blocks(128, 128 if hopper else 64, whole, 8, 2)
@@ -127,6 +134,13 @@ def tile_products(
                 PRECISION,
             )
         return sums
+
+
+@triton.jit
+def logarithm(sums):
+    """Natural logarithm; −∞ of 0 without the warning that a division by zero is."""
+    empty = sums == 0.0
+    return tl.where(empty, -INFINITY, tl.log2(tl.where(empty, 1.0, sums)) * LN_2)
 
 
 def architecture(tensor: Tensor) -> int:

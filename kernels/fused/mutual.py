@@ -91,7 +91,7 @@ def mutual_statistics(
     """Statistics of rows and columns; see `edgessl.kernels.engine.Engine.mutual_statistics`.
 
     Args:
-        rows: (A, D) float16, bfloat16 or float32, D ≤ 512.
+        rows: (A, D) float16, bfloat16 or float32.
         columns: (B, D) in the rows' dtype; None for the rows themselves.
         scale: 0-dimensional float32.
         pairs: Which columns are positives, and which do not count.

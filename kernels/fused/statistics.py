@@ -15,12 +15,14 @@ import triton.language as tl
 from torch import Tensor
 
 from edgessl.kernels.fused.logits import (
-    WIDEST,
+    INFINITY,
+    LN_2,
     Blocks,
     architecture,
     cells,
     forward_blocks,
     load_block,
+    logarithm,
     processors,
     tile_products,
 )
@@ -28,9 +30,6 @@ from edgessl.kernels.fused.tiles import LOG2_E
 from edgessl.kernels.problem import Pairs, Statistics
 
 __all__ = ["statistics"]
-
-_LN_2 = tl.constexpr(0.6931471805599453)
-_INFINITY = tl.constexpr(float("inf"))
 
 _TILES_OF_A_SPLIT = 4
 """A program that walks fewer tiles than this spends its time on starting."""
@@ -82,7 +81,7 @@ def _row_sums(
     kept = load_block(rows, first, A, ROWS, 0, D, PART) if KEPT == "x" else 0
 
     total = tl.zeros((ROWS,), tl.float32)
-    largest = tl.full((ROWS,), -_INFINITY, tl.float32)
+    largest = tl.full((ROWS,), -INFINITY, tl.float32)
     begin = tl.program_id(1) * split
     for start in range(begin, min(begin + split, B), COLUMNS):
         s = factor * tile_products(
@@ -106,28 +105,28 @@ def _row_sums(
                 here = inside & (target >= start) & (target < tl.minimum(start + COLUMNS, B))
                 found = j[None, :] == target[:, None]
                 own_positive = tl.sum(tl.where(found, s, 0.0), axis=1)
-                tl.store(positive + i, own_positive * _LN_2, mask=here)
+                tl.store(positive + i, own_positive * LN_2, mask=here)
                 counts = counts & (j[None, :] != target[:, None])
                 holds = tl.max(here.to(tl.int32), axis=0)
-            s = tl.where(counts, s, -_INFINITY)
+            s = tl.where(counts, s, -INFINITY)
         if KIND == "labels":
             other = tl.load(column_labels + j, mask=j < B, other=0)
-            alike = (label[:, None] == other[None, :]) & (s != -_INFINITY)
+            alike = (label[:, None] == other[None, :]) & (s != -INFINITY)
             pulled += tl.sum(tl.where(alike, s, 0.0), axis=1)
             met = tl.sum(tl.where(alike, 1.0, 0.0), axis=1)
             number += met
             if PEAKS:
                 holds = (tl.max(met, axis=0) > 0).to(tl.int32)
         if PEAKS:
-            peak = tl.max(tl.max(s, axis=1), axis=0) * _LN_2
+            peak = tl.max(tl.max(s, axis=1), axis=0) * LN_2
             tile = tl.program_id(0) * tl.cdiv(B, COLUMNS) + start // COLUMNS
-            tl.store(peaks + tile, tl.where(holds != 0, _INFINITY, peak))
+            tl.store(peaks + tile, tl.where(holds != 0, INFINITY, peak))
         if BOUNDED:
             total += tl.sum(tl.exp2(s), axis=1)
         else:
             larger = tl.maximum(largest, tl.max(s, axis=1))
             # Rows that have met nothing yet: not −∞ − −∞.
-            shift = tl.where(larger == -_INFINITY, 0.0, larger)
+            shift = tl.where(larger == -INFINITY, 0.0, larger)
             total = total * tl.exp2(largest - shift) + tl.sum(tl.exp2(s - shift[:, None]), axis=1)
             largest = larger
 
@@ -136,7 +135,7 @@ def _row_sums(
     if not BOUNDED:
         tl.store(maxima + place, largest, mask=inside)
     if KIND == "labels":
-        tl.store(positive + place, pulled * _LN_2, mask=inside)
+        tl.store(positive + place, pulled * LN_2, mask=inside)
         tl.store(positives + place, number, mask=inside)
 
 
@@ -160,18 +159,18 @@ def _join(
     inside = i < A
     largest = tl.zeros((BLOCK,), tl.float32)
     if not BOUNDED:
-        largest = tl.full((BLOCK,), -_INFINITY, tl.float32)
+        largest = tl.full((BLOCK,), -INFINITY, tl.float32)
         for part in range(splits):
             one = tl.load(maxima + part * A + i, mask=inside, other=0.0)
             largest = tl.maximum(largest, one)
-        largest = tl.where(largest == -_INFINITY, 0.0, largest)
+        largest = tl.where(largest == -INFINITY, 0.0, largest)
     total = tl.zeros((BLOCK,), tl.float32)
     for part in range(splits):
         one = tl.load(sums + part * A + i, mask=inside, other=0.0)
         if not BOUNDED:
             one *= tl.exp2(tl.load(maxima + part * A + i, mask=inside, other=0.0) - largest)
         total += one
-    tl.store(others + i, (largest + tl.log2(total)) * _LN_2, mask=inside)
+    tl.store(others + i, largest * LN_2 + logarithm(total), mask=inside)
     if LABELS:
         pulled = tl.zeros((BLOCK,), tl.float32)
         number = tl.zeros((BLOCK,), tl.float32)
@@ -195,7 +194,7 @@ def statistics(
     """Statistics of the rows; see `edgessl.kernels.engine.Engine.statistics`.
 
     Args:
-        rows: (A, D) float16, bfloat16 or float32, D ≤ 512.
+        rows: (A, D) float16, bfloat16 or float32.
         columns: (B, D) in the rows' dtype.
         scale: 0-dimensional float32.
         pairs: Which columns are positives, and which do not count.
@@ -206,8 +205,6 @@ def statistics(
     rows, columns = rows.contiguous(), columns.contiguous()
     count, width = rows.shape
     number = len(columns)
-    if width > WIDEST:
-        raise ValueError(f"fused statistics take D up to {WIDEST}, not {width}")
     blocks = forward_blocks(width, rows.dtype, architecture(rows), mutual=False)
     splits, split = _split_columns(count, number, blocks, processors(rows), splits)
     labels = pairs.kind == "labels"

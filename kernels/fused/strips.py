@@ -5,13 +5,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from edgessl.kernels.fused.logits import load_block, tile_products
+from edgessl.kernels.fused.logits import INFINITY, LN_2, load_block, logarithm, tile_products
 from edgessl.kernels.fused.tiles import LOG2_E
 
 __all__ = ["add_row_parts", "logarithms", "strip_sums"]
-
-_LN_2 = tl.constexpr(0.6931471805599453)
-_INFINITY = tl.constexpr(float("inf"))
 
 
 @triton.jit
@@ -35,7 +32,7 @@ def _store_positives(
     here = (row < A - first) & (target >= start - first)
     here = here & (target < tl.minimum(start + COLUMNS, B) - first)
     found = column[None, :] == target[:, None]
-    own = tl.sum(tl.where(found, logits, 0.0), axis=1) * _LN_2
+    own = tl.sum(tl.where(found, logits, 0.0), axis=1) * LN_2
     tl.store(positive + first + row, own, mask=here)
     tl.store(column_positive + first + target, own, mask=here)
 
@@ -72,13 +69,13 @@ def _tile(
         counts = counts & (column[None, :] != target[:, None])
         if TRIANGLE:
             counts = counts & (column[None, :] > row[:, None])
-        logits = tl.where(counts, logits, -_INFINITY)
+        logits = tl.where(counts, logits, -INFINITY)
         here = inside & (target >= start - first)
         here = here & (target < tl.minimum(start + COLUMNS, B) - first)
         holds = tl.max(here.to(tl.int32), axis=0)
     if PEAKS:
-        peak = tl.max(tl.max(logits, axis=1), axis=0) * _LN_2
-        tl.store(peak_place, tl.where(holds != 0, _INFINITY, peak))
+        peak = tl.max(tl.max(logits, axis=1), axis=0) * LN_2
+        tl.store(peak_place, tl.where(holds != 0, INFINITY, peak))
     weights = tl.exp2(logits)
     tl.store(row_parts + row, tl.sum(weights, axis=1))
     pairs_of_rows = tl.reshape(weights, (ROWS // 16, 2, 8, COLUMNS))
@@ -230,7 +227,7 @@ def logarithms(
         total += tl.load(slots + part * B + i, mask=i < B, other=0.0)
     of_rows = tl.load(row_sums + i, mask=i < A, other=0.0)
     if TRIANGLE:
-        tl.store(others + i, tl.log2(of_rows + total) * _LN_2, mask=i < A)
+        tl.store(others + i, logarithm(of_rows + total), mask=i < A)
     else:
-        tl.store(others + i, tl.log2(of_rows) * _LN_2, mask=i < A)
-        tl.store(column_others + i, tl.log2(total) * _LN_2, mask=i < B)
+        tl.store(others + i, logarithm(of_rows), mask=i < A)
+        tl.store(column_others + i, logarithm(total), mask=i < B)

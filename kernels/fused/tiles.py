@@ -1,4 +1,4 @@
-"""Device functions that every kernel uses: loading rows, products in float32, counting in base 2."""
+"""Device functions that every kernel uses: loading rows, products in float32, rounding."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-__all__ = ["INTERPRETED", "LOG2_E", "load_rows", "products", "weighted_rows"]
+__all__ = ["INTERPRETED", "LOG2_E", "load_rows", "products", "rounded", "weighted_rows"]
 
 INTERPRETED: bool = knobs.runtime.interpret
 """Whether Triton's interpreter runs the kernels, on a CPU (TRITON_INTERPRET=1 at import)."""
@@ -30,6 +30,16 @@ def load_rows(matrix, rows, count, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
+def rounded(values, dtype: tl.constexpr):
+    """float32 values rounded to the nearest of another type, which the interpreter's cast cuts."""
+    if _UPCAST and dtype == tl.bfloat16:
+        bits = values.to(tl.int32, bitcast=True)
+        bits += 0x7FFF + ((bits >> 16) & 1)
+        values = (bits & -0x10000).to(tl.float32, bitcast=True)
+    return values.to(dtype)
+
+
+@triton.jit
 def products(x, y, PRECISION: tl.constexpr):
     """(A, B) float32 inner products of (A, K) and (B, K)."""
     if _UPCAST:
@@ -41,7 +51,7 @@ def products(x, y, PRECISION: tl.constexpr):
 @triton.jit
 def weighted_rows(weights, y, sums, PRECISION: tl.constexpr):
     """``sums`` (A, K) float32 plus (A, B) float32 weights, rounded to y's dtype, times y (B, K)."""
-    weights = weights.to(y.dtype)
+    weights = rounded(weights, y.dtype)
     if _UPCAST:
         weights = weights.to(tl.float32)
         y = y.to(tl.float32)

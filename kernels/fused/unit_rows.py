@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from edgessl.kernels.fused.tiles import rounded
 from edgessl.kernels.problem import Rows
 
 __all__ = ["unit_rows"]
@@ -14,7 +15,8 @@ __all__ = ["unit_rows"]
 _ELEMENTS = 4096
 """Elements of one program: eight registers of each of its threads at D = 1024."""
 
-_LARGEST = tl.constexpr(3.4028234663852886e38)
+_SMALLEST = tl.constexpr(1.1754943508222875e-38)
+"""Smallest normal float32."""
 
 
 @triton.jit
@@ -34,10 +36,10 @@ def _unit_rows(
     zero = squares == 0.0
     norm = tl.sqrt_rn(tl.where(zero, 1.0, squares))
     scaled = tl.div_rn(shrunk, tl.broadcast_to(norm[:, None], shrunk.shape))
-    tl.store(unit + place, scaled.to(unit.dtype.element_ty), mask=inside)
+    tl.store(unit + place, rounded(scaled, unit.dtype.element_ty), mask=inside)
     # 1/‖z‖ of rows of subnormal numbers is beyond float32; an infinity would make NaN of zeros.
-    inverse = tl.minimum(
-        tl.div_rn(tl.div_rn(tl.full([ROWS], 1.0, tl.float32), norm), largest), _LARGEST
+    inverse = tl.div_rn(
+        tl.div_rn(tl.full([ROWS], 1.0, tl.float32), norm), tl.maximum(largest, _SMALLEST)
     )
     tl.store(inverse_norm + rows, tl.where(zero, 0.0, inverse), mask=rows < count)
 
