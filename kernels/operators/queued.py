@@ -15,7 +15,7 @@ from torch.library import custom_op
 
 from edgessl.kernels.engine import engine
 from edgessl.kernels.implementations import Chosen
-from edgessl.kernels.operators.upstream import differentiable_once
+from edgessl.kernels.operators.upstream import differentiable_once, times_upstream, unscaled
 from edgessl.kernels.problem import Rows
 
 __all__ = ["queue_losses"]
@@ -59,28 +59,40 @@ def _queue(
     bounded: bool,
     wanted: bool,
     key_wanted: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses, and what multiplies upstream gradients: of query, key (N, D) and the scale (N,)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Losses, and what multiplies upstream gradients: of query, key (N, D) and the scale (N,).
+
+    Gradients of rows are as `unscaled` rows leave them; then come 1/norms of queries and keys.
+    """
     run = engine(implementation)
     queries, keys, columns = (
         run.unit_rows(z) if normalize else Rows(z.contiguous(), None) for z in (query, key, queue)
     )
     found = run.queue(
-        queries, keys.values, columns.values, scale, bounded=bounded, gradients=wanted
+        unscaled(queries, scale),
+        keys.values,
+        columns.values,
+        scale,
+        bounded=bounded,
+        gradients=wanted,
     )
+    nothing = [found.losses.new_empty(0) for _ in range(3)]
     if found.gradient is None:
-        return found.losses, query.new_empty(0), key.new_empty(0), found.losses.new_empty(0)
+        return found.losses, query.new_empty(0), key.new_empty(0), *nothing
     of_scale = found.gradient.along / scale
+    inverse = nothing[0] if queries.inverse_norm is None else queries.inverse_norm
     if not key_wanted:
-        return found.losses, found.gradient.rows, key.new_empty(0), of_scale
+        return found.losses, found.gradient.rows, key.new_empty(0), of_scale, inverse, nothing[1]
+    key_inverse = nothing[1] if keys.inverse_norm is None else keys.inverse_norm
     # d loss / d s = P − 1 for the key's own logit, the only one in which the key stands.
     with torch.autocast(query.device.type, enabled=False):
         unit = keys.values.to(found.losses.dtype)
-        of_keys = (-found.pull * scale)[:, None] * queries.values.to(found.losses.dtype)
-        if keys.inverse_norm is not None:
-            along = (of_keys * unit).sum(dim=1, keepdim=True)
-            of_keys = (of_keys - unit * along) * keys.inverse_norm[:, None]
-    return found.losses, found.gradient.rows, of_keys.to(key.dtype), of_scale
+        pull = found.pull if normalize else found.pull * scale
+        of_keys = -pull[:, None] * queries.values.to(found.losses.dtype)
+        if normalize:
+            of_keys -= unit * (of_keys * unit).sum(dim=1, keepdim=True)
+    of_keys = of_keys.to(key.dtype)
+    return found.losses, found.gradient.rows, of_keys, of_scale, inverse, key_inverse
 
 
 @_queue.register_fake
@@ -94,38 +106,48 @@ def _queue_shapes(
     bounded: bool,
     wanted: bool,
     key_wanted: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     shape = query.shape if wanted else (0,)
     return (
         scale.new_empty(query.shape[0]),
         query.new_empty(shape),
         key.new_empty(key.shape if key_wanted else (0,)),
         scale.new_empty(shape[0]),
+        scale.new_empty(shape[0] if normalize else 0),
+        scale.new_empty(shape[0] if normalize and key_wanted else 0),
     )
 
 
 @custom_op("edgessl::queue_backward", mutates_args=())
 def _queue_backward(
-    gradient: Tensor, of_query: Tensor, of_key: Tensor, of_scale: Tensor
+    gradient: Tensor,
+    of_query: Tensor,
+    of_key: Tensor,
+    of_scale: Tensor,
+    query_inverse_norm: Tensor,
+    key_inverse_norm: Tensor,
+    scale: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key (N, D) and of the scale for an upstream gradient (N,)."""
-    column = gradient[:, None]
+    keys = torch.empty_like(of_key)
+    if len(of_key):
+        keys = times_upstream(of_key, gradient, key_inverse_norm, scale)
     return (
-        (of_query * column).to(of_query.dtype),
-        (of_key * column).to(of_key.dtype) if len(of_key) else torch.empty_like(of_key),
+        times_upstream(of_query, gradient, query_inverse_norm, scale),
+        keys,
         (of_scale * gradient).sum(),
     )
 
 
 @_queue_backward.register_fake
 def _queue_backward_shapes(
-    gradient: Tensor, of_query: Tensor, of_key: Tensor, of_scale: Tensor
+    gradient: Tensor, of_query: Tensor, of_key: Tensor, of_scale: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(of_query), torch.empty_like(of_key), of_scale.new_empty(())
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*output[1:])
+    ctx.save_for_backward(*output[1:], inputs[3])
     ctx.set_materialize_grads(False)
 
 

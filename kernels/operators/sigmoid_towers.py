@@ -16,7 +16,12 @@ from torch.library import custom_op
 from edgessl.kernels.engine import engine
 from edgessl.kernels.gather import gather_values, named_group, rank_and_size
 from edgessl.kernels.implementations import Chosen
-from edgessl.kernels.operators.upstream import differentiable_once, shared_weights
+from edgessl.kernels.operators.upstream import (
+    differentiable_once,
+    shared_weights,
+    times_upstream,
+    unscaled,
+)
 from edgessl.kernels.problem import Rows
 
 __all__ = ["sigmoid_towers_losses"]
@@ -64,11 +69,12 @@ def _sigmoid_towers(
     uniform: bool,
     wanted: bool,
     group_name: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Losses; what multiplies upstream gradients; what the texts' later gradients need.
 
-    (N,) losses, (N, D) gradient of the images and of the texts, (N,) of the scale, (N,) of the
-    bias; for ``uniform=False`` everybody's images, the texts and their 1/norms, else empty.
+    (N,) losses, (N, D) gradient of the images and of the texts (as `unscaled` rows leave them),
+    (N,) of the scale, (N,) of the bias; 1/norms of images and texts; for ``uniform=False``
+    everybody's images and the texts. Those that do not apply are empty.
     """
     run = engine(implementation)
     group = named_group(group_name)
@@ -81,30 +87,37 @@ def _sigmoid_towers(
     all_images = images.values
     of_texts = None
     if size == 1 and (at_once or not wanted):
-        found, of_texts = run.mutual_sigmoid(images, texts, scale, bias, gradients=wanted)
+        found, of_texts = run.mutual_sigmoid(
+            unscaled(images, scale), unscaled(texts, scale), scale, bias, gradients=wanted
+        )
     else:
         all_texts = gather_values(texts.values, group)
-        found = run.sigmoid(images, all_texts, scale, bias, offset, None, gradients=wanted)
+        found = run.sigmoid(
+            unscaled(images, scale), all_texts, scale, bias, offset, None, gradients=wanted
+        )
         if wanted:
             all_images = gather_values(images.values, group)
         if at_once:
             of_texts = run.sigmoid(
-                texts, all_images, scale, bias, offset, None, gradients=True
+                unscaled(texts, scale), all_images, scale, bias, offset, None, gradients=True
             ).gradient
     later = wanted and not uniform
     of_images = found.gradient
+    nothing = found.losses.new_empty(0)
+    norms = [
+        side.inverse_norm if wanted and side.inverse_norm is not None else nothing.clone()
+        for side in (images, texts)
+    ]
     return (
         found.losses,
         image.new_empty(0) if of_images is None else of_images.rows,
         text.new_empty(0) if of_texts is None else of_texts.rows,
-        found.losses.new_empty(0) if of_images is None else of_images.along / scale,
-        found.weight_sum if wanted else found.losses.new_empty(0),
+        nothing if of_images is None else of_images.along / scale,
+        found.weight_sum if wanted else nothing.clone(),
+        *norms,
         # Outputs may not be inputs, which rows as given are.
         all_images.clone() if later else image.new_empty(0),
         texts.values.clone() if later else image.new_empty(0),
-        texts.inverse_norm
-        if later and texts.inverse_norm is not None
-        else found.losses.new_empty(0),
     )
 
 
@@ -119,7 +132,7 @@ def _sigmoid_towers_shapes(
     uniform: bool,
     wanted: bool,
     group_name: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     count, size = image.shape[0], rank_and_size(named_group(group_name))[1]
     later = wanted and not uniform
     return (
@@ -128,9 +141,10 @@ def _sigmoid_towers_shapes(
         text.new_empty(text.shape if wanted and uniform else (0,)),
         scale.new_empty(count if wanted else 0),
         scale.new_empty(count if wanted else 0),
+        scale.new_empty(count if wanted and normalize else 0),
+        scale.new_empty(count if wanted and normalize else 0),
         image.new_empty((size * count, image.shape[1]) if later else (0,)),
         text.new_empty(text.shape if later else (0,)),
-        scale.new_empty(count if later and normalize else 0),
     )
 
 
@@ -141,9 +155,10 @@ def _sigmoid_towers_backward(
     text_gradient: Tensor,
     of_scale: Tensor,
     of_bias: Tensor,
+    image_inverse_norm: Tensor,
+    text_inverse_norm: Tensor,
     all_images: Tensor,
     texts: Tensor,
-    inverse_norm: Tensor,
     scale: Tensor,
     bias: Tensor,
     implementation: str,
@@ -151,21 +166,20 @@ def _sigmoid_towers_backward(
     group_name: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of image, text (N, D), scale and bias for an upstream gradient (N,)."""
-    dtype = image_gradient.dtype
-    images = (image_gradient * gradient[:, None]).to(dtype)
+    of_images = times_upstream(image_gradient, gradient, image_inverse_norm, scale)
     if uniform:
-        of_texts = (text_gradient * gradient[:1, None]).to(dtype)
+        of_texts = times_upstream(text_gradient, gradient[:1], text_inverse_norm, scale)
     else:
         group = named_group(group_name)
         weights, magnitude = shared_weights(gradient, False, group)
-        rows = Rows(texts, inverse_norm if len(inverse_norm) else None)
+        rows = Rows(texts, text_inverse_norm if len(text_inverse_norm) else None)
         offset = rank_and_size(group)[0] * len(texts)
         found = engine(implementation).sigmoid(
-            rows, all_images, scale, bias, offset, weights, gradients=True
+            unscaled(rows, scale), all_images, scale, bias, offset, weights, gradients=True
         )
         of_texts = rows.values if found.gradient is None else found.gradient.rows
-        of_texts = (of_texts * magnitude).to(dtype)
-    return images, of_texts, (of_scale * gradient).sum(), (of_bias * gradient).sum()
+        of_texts = times_upstream(of_texts, magnitude[None], text_inverse_norm, scale)
+    return of_images, of_texts, (of_scale * gradient).sum(), (of_bias * gradient).sum()
 
 
 @_sigmoid_towers_backward.register_fake
@@ -175,9 +189,10 @@ def _sigmoid_towers_backward_shapes(
     text_gradient: Tensor,
     of_scale: Tensor,
     of_bias: Tensor,
+    image_inverse_norm: Tensor,
+    text_inverse_norm: Tensor,
     all_images: Tensor,
     texts: Tensor,
-    inverse_norm: Tensor,
     scale: Tensor,
     bias: Tensor,
     *_: Any,

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.library import CustomOpDef
 
 from edgessl.kernels.gather import gather_values, rank_and_size
-from edgessl.kernels.problem import Skip
+from edgessl.kernels.problem import Rows, Skip
 
-__all__ = ["differentiable_once", "shared_weights", "skip_below"]
+__all__ = ["differentiable_once", "shared_weights", "skip_below", "times_upstream", "unscaled"]
 
 
 def shared_weights(
@@ -36,6 +36,28 @@ def shared_weights(
     largest = everyone.abs().amax()
     magnitude = torch.where(largest > 0, largest, 1)
     return everyone / magnitude, magnitude
+
+
+def unscaled(rows: Rows, scale: Tensor) -> Rows:
+    """Rows whose gradient an engine leaves without the factor scale/‖z‖, for `times_upstream`.
+
+    A gradient that the forward pass leaves is for an upstream gradient of 1, far larger than the
+    one that will be: short rows would take it out of float16's range. Without that factor it is a
+    sum of unit rows with weights in [−1, 1]. Rows as given have no such factor.
+    """
+    if rows.inverse_norm is None:
+        return rows
+    return Rows(rows.values, torch.ones_like(rows.inverse_norm) / scale)
+
+
+def times_upstream(rows: Tensor, gradient: Tensor, inverse_norm: Tensor, scale: Tensor) -> Tensor:
+    """Gradient (N, D) that `unscaled` rows left, for an upstream gradient (N,) or of one element.
+
+    ``inverse_norm`` is that of the rows, or empty for rows as given.
+    """
+    factor = gradient * inverse_norm * scale if len(inverse_norm) else gradient
+    # Multiplied in float32 and rounded once, without a matrix in float32 between.
+    return torch.mul(rows, factor[:, None], out=torch.empty_like(rows))
 
 
 def skip_below(peaks: Tensor, pull: Tensor, dtype: torch.dtype) -> Skip | None:
