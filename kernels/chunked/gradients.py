@@ -27,13 +27,18 @@ def row_gradients(
     columns: Tensor,
     factor: Tensor,
     weigh: Weigh,
+    begin: Callable[[slice, Tensor], object] = lambda strip, sums: sums.zero_(),
 ) -> Gradient:
-    """Gradient of the rows alone: no more than one strip's sums are in float32 at a time."""
+    """Gradient of the rows alone: no more than one strip's sums are in float32 at a time.
+
+    ``begin`` sets a strip's sums, times ``weights_scale``, to what they start with.
+    """
     out = empty_gradient(rows)
     sums = factor.new_empty(shape.rows, columns.shape[1])
     factor = factor / products.weights_scale
     for strip in strips(rows.values, shape):
-        taken = sums[: strip.stop - strip.start].zero_()
+        taken = sums[: strip.stop - strip.start]
+        begin(strip, taken)
         operations.take_rows(products.block(rows.values, strip, "rows"))
         for tile in tiles(strip, columns, shape):
             block = products.block(columns, tile.own_columns, "columns")

@@ -35,6 +35,10 @@ class TiledEngine(ABC):
     def shape(self, rows: Tensor, columns: int, *, weights: bool) -> TileShape:
         """Of tiles that leave weights for a second product, or only sums."""
 
+    def products(self, rows: Tensor) -> Products:
+        """Of rows of this dtype and device."""
+        return Products(rows.dtype, rows.device, self.rounded(rows))
+
     @abstractmethod
     def operations(self, products: Products, scale: Tensor, shape: TileShape) -> Operations:
         """Of one pass."""
@@ -228,7 +232,7 @@ class TiledEngine(ABC):
         self, rows: Tensor, columns: int, scale: Tensor, *, weights: bool
     ) -> tuple[Operations, Products, TileShape]:
         shape = self.shape(rows, columns, weights=weights)
-        products = Products(rows.dtype, rows.device, self.rounded(rows))
+        products = self.products(rows)
         return self.operations(products, scale, shape), products, shape
 
 

@@ -130,6 +130,8 @@ class Diagonal:
 class Masks:
     """Which entries of (A, B) logits are rows against themselves, and which are positives."""
 
+    pairs: Pairs
+    count: int
     itself: tuple[Diagonal, ...]
     positives: tuple[Diagonal, ...]
     row_labels: Tensor | None = None
@@ -140,13 +142,17 @@ class Masks:
         """Of ``count`` rows."""
         own = Diagonal(0, count, pairs.offset)
         if pairs.kind == "towers":
-            return Masks((), (own,))
+            return Masks(pairs, count, (), (own,))
         if pairs.kind == "labels":
-            return Masks((own,), (), pairs.row_labels, pairs.column_labels)
+            labels = [
+                None if one is None else one.contiguous()
+                for one in (pairs.row_labels, pairs.column_labels)
+            ]
+            return Masks(pairs, count, (own,), (), *labels)
         half = count // 2
         first = Diagonal(0, half, pairs.offset + half)
         second = Diagonal(half, count, pairs.offset - half)
-        return Masks((own,), (first, second))
+        return Masks(pairs, count, (own,), (first, second))
 
     def same_label(self, tile: Tile, out: Tensor | None = None) -> Tensor | None:
         """(rows, columns) bool: positives by label; None where labels do not matter."""

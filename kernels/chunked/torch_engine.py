@@ -49,7 +49,7 @@ class TorchEngine(TiledEngine):
         with plainly(query.values):
             query, queue = Rows(query.values.contiguous(), query.inverse_norm), queue.contiguous()
             shape = self.shape(query.values, queue.shape[0], weights=True)
-            products = Products(query.values.dtype, queue.device, self.rounded(query.values))
+            products = self.products(query.values)
             run = self.operations(products, scale, shape)
             return queue_pass(
                 run, products, shape, query, key, queue, scale, bounded=bounded, gradients=gradients

@@ -1,0 +1,278 @@
+"""The engine for D > 512: tiles as in `edgessl.kernels.chunked`, made by Triton kernels.
+
+Statistics and unit rows are the fused ones, which read rows in parts. A gradient is made in two
+steps: one kernel leaves a tile's weights, another multiplies them with the columns. That costs 2u
+for the logits and 2u for the products, as the fused kernels do, and the traffic of the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+
+from edgessl.kernels.chunked.gradients import row_gradients
+from edgessl.kernels.chunked.operations import Factors, Operations, SigmoidSums, Sums
+from edgessl.kernels.chunked.products import Products
+from edgessl.kernels.chunked.tiled import TiledEngine, plainly
+from edgessl.kernels.chunked.tiling import Masks, Tile, TileShape
+from edgessl.kernels.engine import QueuePass
+from edgessl.kernels.fused.logits import architecture, forward_blocks
+from edgessl.kernels.fused.mutual import mutual_statistics
+from edgessl.kernels.fused.statistics import statistics
+from edgessl.kernels.fused.unit_rows import unit_rows
+from edgessl.kernels.fused.wide_kernels import add_products, sigmoid_weights, softmax_weights
+from edgessl.kernels.problem import Pairs, Rows, Statistics, Terms
+
+__all__ = ["ADD_BLOCKS", "WideEngine"]
+
+ADD_BLOCKS = (64, 128, 64)
+"""Rows, width and step of `add_products`; 1024 rows of D = 768 make 96 programs."""
+
+_PRECISION = "tf32x3"
+_LEAST = 1024
+_MOST_WEIGHTS = 2**25
+_SOFTPLUS_LIMIT = 40.0
+
+
+class WideProducts(Products):
+    """Products of weights in half precision by Triton: added where the sums are.
+
+    PyTorch's product of half precision in float32 would need a second matrix of sums.
+    """
+
+    def accumulate(self, sums: Tensor, weights: Tensor, columns: Tensor) -> None:
+        """See `Products.accumulate`."""
+        if not self.rounded:
+            super().accumulate(sums, weights, columns)
+            return
+        (rows, count), width = weights.shape, columns.shape[1]
+        high, wide, step = ADD_BLOCKS
+        with torch.cuda.device_of(sums):
+            add_products[(triton.cdiv(rows, high), triton.cdiv(width, wide))](
+                weights,
+                columns,
+                sums,
+                rows,
+                count,
+                D=width,
+                ROWS=high,
+                WIDTH=wide,
+                STEP=step,
+                PRECISION=_PRECISION,
+                num_warps=4,
+                num_stages=3,
+            )
+
+
+@dataclass
+class WideOperations:
+    """`edgessl.kernels.chunked.operations.Operations` by Triton, but for sums."""
+
+    products: Products
+    scale: Tensor
+    shape: TileShape
+
+    def __post_init__(self) -> None:
+        """Room for one tile of weights."""
+        size = self.shape.rows * max(self.shape.rows, self.shape.columns)
+        self._weights = self.scale.new_empty(size, dtype=self.products.weights_dtype)
+        self._rows = self.scale
+
+    def take_rows(self, block: Tensor) -> None:
+        """See `Operations.take_rows`."""
+        self._rows = block
+
+    def sums(
+        self, block: Tensor, tile: Tile, masks: Masks, rows: Sums, columns: Sums | None
+    ) -> None:
+        """`edgessl.kernels.fused.statistics` are not made of tiles."""
+        raise NotImplementedError
+
+    def weights(
+        self, block: Tensor, tile: Tile, masks: Masks, rows: Factors, columns: Factors
+    ) -> Tensor:
+        """See `Operations.weights`."""
+        out = tile.of(self._weights)
+        blocks = forward_blocks(block.shape[1], block.dtype, architecture(block), mutual=False)
+        high, wide = tile.shape
+        with torch.cuda.device_of(block):
+            softmax_weights[(triton.cdiv(high, blocks.rows), triton.cdiv(wide, blocks.columns))](
+                self._rows,
+                block,
+                self.scale,
+                rows.shift,
+                rows.weight,
+                rows.pull,
+                columns.shift,
+                columns.weight,
+                columns.pull,
+                masks.row_labels,
+                masks.column_labels,
+                out,
+                high,
+                wide,
+                tile.row,
+                tile.column,
+                masks.count // 2,
+                masks.pairs.offset,
+                KIND=masks.pairs.kind,
+                BOUNDED=rows.shift is None,
+                ROWS=blocks.rows,
+                COLUMNS=blocks.columns,
+                D=block.shape[1],
+                PART=blocks.part,
+                PRECISION=_PRECISION,
+                num_warps=blocks.warps,
+                num_stages=blocks.stages,
+            )
+        return out
+
+    def sigmoid(
+        self,
+        block: Tensor,
+        tile: Tile,
+        masks: Masks,
+        bias: Tensor,
+        column_weight: Tensor | None,
+        sums: SigmoidSums,
+    ) -> Tensor:
+        """See `Operations.sigmoid`."""
+        out = tile.of(self._weights)
+        blocks = forward_blocks(block.shape[1], block.dtype, architecture(block), mutual=False)
+        high, wide = tile.shape
+        column_blocks = triton.cdiv(wide, blocks.columns)
+        parts = self.scale.new_empty(2, column_blocks, high)
+        with torch.cuda.device_of(block):
+            sigmoid_weights[(triton.cdiv(high, blocks.rows), column_blocks)](
+                self._rows,
+                block,
+                self.scale,
+                bias,
+                column_weight,
+                parts[0],
+                parts[1],
+                out,
+                high,
+                wide,
+                tile.row,
+                tile.column,
+                masks.pairs.offset,
+                self.products.weights_scale,
+                ROWS=blocks.rows,
+                COLUMNS=blocks.columns,
+                D=block.shape[1],
+                PART=blocks.part,
+                PRECISION=_PRECISION,
+                num_warps=blocks.warps,
+                num_stages=blocks.stages,
+            )
+        sums.losses[tile.own_rows].add_(parts[0].sum(0))
+        sums.weights[tile.own_rows].add_(parts[1].sum(0))
+        return out
+
+
+class WideEngine(TiledEngine):
+    """`edgessl.kernels.engine.Engine` for any D, on GPUs and in Triton's interpreter.
+
+    ``skip`` is ignored: the second product takes whole tiles.
+    """
+
+    def __init__(self, shape: TileShape | None = None) -> None:
+        self._shape = shape
+
+    def rounded(self, rows: Tensor) -> bool:
+        """In half precision."""
+        return rows.dtype in (torch.float16, torch.bfloat16)
+
+    def shape(self, rows: Tensor, columns: int, *, weights: bool) -> TileShape:
+        """Weights that fill the chip, and beyond that a tenth of rows and gradient, ≤ 64 MB."""
+        if self._shape is not None:
+            return self._shape
+        logits = min(2 * rows.numel() // 10, _MOST_WEIGHTS)
+        high = min(2048, max(_LEAST, logits // 4096 // _LEAST * _LEAST))
+        wide = max(_LEAST, logits // high // 128 * 128)
+        return TileShape(min(rows.shape[0], high), max(1, min(columns, wide)))
+
+    def products(self, rows: Tensor) -> Products:
+        """Those of Triton."""
+        return WideProducts(rows.dtype, rows.device, self.rounded(rows))
+
+    def operations(self, products: Products, scale: Tensor, shape: TileShape) -> Operations:
+        """Those of Triton."""
+        return WideOperations(products, scale, shape)
+
+    def unit_rows(self, z: Tensor) -> Rows:
+        """See `Engine.unit_rows`."""
+        return unit_rows(z)
+
+    def statistics(
+        self,
+        rows: Tensor,
+        columns: Tensor,
+        scale: Tensor,
+        pairs: Pairs,
+        *,
+        bounded: bool,
+        peaks: bool,
+    ) -> Statistics:
+        """See `Engine.statistics`."""
+        return statistics(rows, columns, scale, pairs, bounded=bounded, peaks=peaks)
+
+    def mutual_statistics(
+        self,
+        rows: Tensor,
+        columns: Tensor | None,
+        scale: Tensor,
+        pairs: Pairs,
+        *,
+        bounded: bool,
+        peaks: bool,
+    ) -> tuple[Statistics, Statistics]:
+        """See `Engine.mutual_statistics`."""
+        return mutual_statistics(rows, columns, scale, pairs, bounded=bounded, peaks=peaks)
+
+    def queue(
+        self,
+        query: Rows,
+        key: Tensor,
+        queue: Tensor,
+        scale: Tensor,
+        *,
+        bounded: bool,
+        gradients: bool,
+    ) -> QueuePass:
+        """See `Engine.queue`; the gradient is a pass of its own here, 6u for 4u."""
+        with plainly(query.values):
+            query = Rows(query.values.contiguous(), query.inverse_norm)
+            queue, count = queue.contiguous(), len(query.values)
+            # All of the queue are negatives: the positives lie beyond its end.
+            pairs = Pairs("towers", len(queue))
+            found = statistics(query.values, queue, scale, pairs, bounded=bounded, peaks=False)
+            positive = (query.values.float() * key).sum(1) * scale
+            margin = found.others - positive
+            losses = F.softplus(margin, threshold=_SOFTPLUS_LIMIT)
+            pull = torch.sigmoid(margin)
+            if not gradients:
+                return QueuePass(losses, pull, None)
+            shape = self.shape(query.values, len(queue), weights=True)
+            products = self.products(query.values)
+            run = self.operations(products, scale, shape)
+            masks = Masks.of(pairs, count)
+            normalizer = torch.logaddexp(found.others, positive)
+            terms = Terms(normalizer, torch.ones_like(pull), torch.zeros_like(pull))
+            nothing = scale.new_zeros(len(queue))
+            own = Factors.of(terms, bounded, products.weights_scale)
+            other = Factors.of(Terms(nothing, nothing, nothing), bounded, 1.0)
+
+            def weigh(block: Tensor, tile: Tile) -> Tensor:
+                return run.weights(block, tile, masks, own, other)
+
+            def begin(strip: slice, sums: Tensor) -> None:
+                sums.copy_(key[strip]).mul_(pull[strip, None] * -products.weights_scale)
+
+            gradient = row_gradients(run, products, shape, query, queue, scale, weigh, begin=begin)
+            return QueuePass(losses, pull, gradient)
