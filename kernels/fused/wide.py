@@ -27,14 +27,16 @@ from edgessl.kernels.fused.unit_rows import unit_rows
 from edgessl.kernels.fused.wide_kernels import add_products, sigmoid_weights, softmax_weights
 from edgessl.kernels.problem import Pairs, Rows, Statistics, Terms
 
-__all__ = ["ADD_BLOCKS", "WideEngine"]
+__all__ = ["ADD_BLOCKS", "ADD_LAUNCH", "WideEngine"]
 
 ADD_BLOCKS = (64, 128, 64)
 """Rows, width and step of `add_products`; 1024 rows of D = 768 make 96 programs."""
 
+ADD_LAUNCH = {"num_warps": 4, "num_stages": 3}
+"""Of `add_products`."""
+
 _PRECISION = "tf32x3"
-_LEAST = 1024
-_MOST_WEIGHTS = 2**25
+_MOST_BYTES = 2**26
 _SOFTPLUS_LIMIT = 40.0
 
 
@@ -63,8 +65,7 @@ class WideProducts(Products):
                 WIDTH=wide,
                 STEP=step,
                 PRECISION=_PRECISION,
-                num_warps=4,
-                num_stages=3,
+                **ADD_LAUNCH,
             )
 
 
@@ -189,13 +190,19 @@ class WideEngine(TiledEngine):
         return rows.dtype in (torch.float16, torch.bfloat16)
 
     def shape(self, rows: Tensor, columns: int, *, weights: bool) -> TileShape:
-        """Weights that fill the chip, and beyond that a tenth of rows and gradient, ≤ 64 MB."""
+        """Weights and sums that take a tenth of what rows and gradient take, 64 MB at most.
+
+        Half of that, at least 512 rows, for a strip's sums, the rest for a tile's weights. At
+        M = 16384, D = 768 in half precision these are 640 rows and 1920 columns.
+        """
         if self._shape is not None:
             return self._shape
-        logits = min(2 * rows.numel() // 10, _MOST_WEIGHTS)
-        high = min(2048, max(_LEAST, logits // 4096 // _LEAST * _LEAST))
-        wide = max(_LEAST, logits // high // 128 * 128)
-        return TileShape(min(rows.shape[0], high), max(1, min(columns, wide)))
+        (count, width), size = rows.shape, rows.element_size()
+        # A little less than a tenth: the rows' vectors have to fit in, too.
+        room = min(2 * rows.numel() * size * 9 // 100, _MOST_BYTES)
+        high = min(max(room // 2 // (4 * width) // 128 * 128, 512), 2048)
+        wide = max((room - 4 * high * width) // (high * size) // 128 * 128, 1024)
+        return TileShape(min(count, high), max(1, min(columns, wide)))
 
     def products(self, rows: Tensor) -> Products:
         """Those of Triton."""

@@ -113,6 +113,13 @@ class TestStatistics:
             engine, unit(70, 24), unit(70, 24, seed=1), 14.0, pairs, bounded=bounded, mutual=True
         )
 
+    @pytest.mark.parametrize("count", [1000, 1026])
+    def test_several_default_tiles(self, count: int) -> None:
+        rows = unit(count, 24)
+        terms = terms_for(rows, rows, 14.0, Pairs("views"))
+        check_statistics(chunked, rows, None, 14.0, Pairs("views"), bounded=True)
+        check_gradient(chunked, rows, None, 14.0, Pairs("views"), terms, terms, bounded=True)
+
     def test_large_scale(self, engine: Engine) -> None:
         check_statistics(engine, unit(70, 48), None, 200.0, Pairs("views"), bounded=False)
 

@@ -117,6 +117,13 @@ class TestGradients:
         )  # fmt: skip
         assert found.rows.isfinite().all()
 
+    def test_memory_of_the_default_shape(self) -> None:
+        """A tile's weights and a strip's sums are a tenth of rows and gradient at most."""
+        rows = torch.empty(16384, 768, dtype=torch.bfloat16, device="meta")
+        shape = WideEngine().shape(rows, 16384, weights=True)
+        taken = 2 * shape.rows * shape.columns + 4 * shape.rows * 768
+        assert taken <= 0.1 * (2 * 2 * rows.numel())
+
     def test_default_shape(self) -> None:
         rows = rows_of(70, 640, torch.bfloat16)
         terms = terms_of(rows, rows, 14.0, Pairs("views"))
