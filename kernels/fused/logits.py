@@ -30,9 +30,6 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 INFINITY = tl.constexpr(float("inf"))
 
-_SHARED_KIB = {80: 163, 87: 163, 90: 227, 100: 227, 103: 227}
-"""Shared memory that a program can have; 99 KiB where nothing is said (86, 89, 120)."""
-
 
 @dataclass(frozen=True)
 class Blocks:
@@ -45,6 +42,7 @@ class Blocks:
             own side and reads only the other side; below, it reads both sides in parts.
         warps: Of a program.
         stages: How many steps the loads are ahead, and one.
+        ahead: Whether strips multiply the next tile while they take this one's exponentials.
     """
 
     rows: int
@@ -52,33 +50,41 @@ class Blocks:
     part: int
     warps: int
     stages: int
+    ahead: bool = False
 
 
-def forward_blocks(width: int, dtype: torch.dtype, arch: int, *, mutual: bool) -> Blocks:
+def forward_blocks(
+    width: int, dtype: torch.dtype, arch: int, *, mutual: bool, peaks: bool = True
+) -> Blocks:
     """The tiles of `statistics`, or of the strips of `mutual_statistics`.
 
     What compiles without spills within shared memory; where that leaves a choice, large tiles,
     which read less.
 
     Args:
-        width: D; above 256 a program reads both sides in parts.
+        width: D.
         dtype: Of the rows.
         arch: Compute capability, 90 for 9.0; 0 for Triton's interpreter.
         mutual: Whether for the strips, which need registers for the sums over rows too.
+        peaks: Whether the largest logits are left, which takes registers too.
     """
     whole = max(16, triton.next_power_of_2(width))
+    # Asynchronous products (wgmma), and shared memory for large tiles.
+    hopper = arch == 90
     if dtype == torch.float32:
         # Three products for one, and the operands' upper and lower halves in registers.
         return Blocks(64, 64, min(32, whole), 8, 3)
-    hopper = arch in (90, 100, 103)
     if whole <= 128:
-        if hopper:
-            # Two programs on one multiprocessor: one multiplies while the other takes exponentials.
-            return Blocks(64, 128, whole, 4, 3) if mutual else Blocks(128, 64, whole, 8, 3)
-        return Blocks(128, 128, whole, 8, 3)
-    if whole <= 256:
-        return Blocks(128, 128 if hopper else 64, whole, 8, 2)
-    return Blocks(128, 128 if hopper else 64, 64, 8, 4 if hopper else 3)
+        if hopper and mutual:
+            # Two programs on one multiprocessor.
+            return Blocks(64, 128, whole, 4, 3, ahead=True)
+        return Blocks(128, 64 if hopper else 128, whole, 8, 3)
+    if whole == 256:
+        ahead = hopper and mutual and width == whole and not peaks
+        return Blocks(128, 128 if hopper else 64, whole, 8, 2, ahead)
+    if hopper:
+        return Blocks(128, 128, 64, 8, 4)
+    return Blocks(128, 64, 32 if mutual else 64, 8, 4 if mutual else 3)
 
 
 @triton.jit

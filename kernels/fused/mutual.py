@@ -101,7 +101,7 @@ def mutual_statistics(
     """
     rows = rows.contiguous()
     others = rows if columns is None else columns.contiguous()
-    blocks = forward_blocks(rows.shape[1], rows.dtype, architecture(rows), mutual=True)
+    blocks = forward_blocks(rows.shape[1], rows.dtype, architecture(rows), mutual=True, peaks=peaks)
     if strips is None:
         strips = strips_for(len(rows), len(others), rows.shape[1], rows.element_size(), blocks)
     aligned = pairs.offset == 0 and (pairs.kind == "views") == (columns is None)
@@ -175,6 +175,7 @@ def _in_strips(
                 count // 2 if triangle else 0,
                 TRIANGLE=triangle,
                 PEAKS=peaks,
+                AHEAD=blocks.ahead,
                 ROWS=blocks.rows,
                 COLUMNS=blocks.columns,
                 D=width,
@@ -182,6 +183,7 @@ def _in_strips(
                 PRECISION="tf32x3",
                 num_warps=blocks.warps,
                 num_stages=blocks.stages,
+                enable_fp_fusion=True,
             )
             add_row_parts[(triton.cdiv(min(strips.rows, count - strip), add_rows),)](
                 row_parts,
@@ -196,6 +198,7 @@ def _in_strips(
                 BLOCK=add_rows,
                 STEP=64,
                 num_warps=4,
+                enable_fp_fusion=True,
             )
         logarithms[(triton.cdiv(max(count, number), 128),)](
             row_sums,
@@ -208,6 +211,7 @@ def _in_strips(
             TRIANGLE=triangle,
             BLOCK=128,
             num_warps=4,
+            enable_fp_fusion=True,
         )
     # The tiles have done their work: free their sums before the peaks are put together.
     del row_parts, slots

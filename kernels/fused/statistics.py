@@ -205,7 +205,7 @@ def statistics(
     rows, columns = rows.contiguous(), columns.contiguous()
     count, width = rows.shape
     number = len(columns)
-    blocks = forward_blocks(width, rows.dtype, architecture(rows), mutual=False)
+    blocks = forward_blocks(width, rows.dtype, architecture(rows), mutual=False, peaks=peaks)
     splits, split = _split_columns(count, number, blocks, processors(rows), splits)
     labels = pairs.kind == "labels"
 
@@ -247,6 +247,7 @@ def statistics(
             PRECISION="tf32x3",
             num_warps=blocks.warps,
             num_stages=blocks.stages,
+            enable_fp_fusion=True,
         )
         _join[(triton.cdiv(count, 128),)](
             maxima,
@@ -262,6 +263,7 @@ def statistics(
             BOUNDED=bounded,
             BLOCK=128,
             num_warps=4,
+            enable_fp_fusion=True,
         )
     return Statistics(others, positive, positives, None if tiles is None else cells(tiles, blocks))
 

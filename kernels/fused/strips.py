@@ -101,6 +101,7 @@ def strip_sums(
     shift,
     TRIANGLE: tl.constexpr,
     PEAKS: tl.constexpr,
+    AHEAD: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     D: tl.constexpr,
@@ -151,24 +152,103 @@ def strip_sums(
         if half == 0:
             whole_end = tl.minimum(whole_end, band)
         whole_end = tl.maximum(whole_end, begin)
-        for first in range(begin, whole_end, ROWS):
-            logits = factor * tile_products(
-                rows, first, A, columns, start, B, kept, KEPT, ROWS, COLUMNS, D, PART, PRECISION
-            )
-            sums = _tile(
-                logits, first, start, A, B, shift, own_parts + first,
-                peaks + (first // ROWS) * width + block if PEAKS else 0,
-                sums, False, TRIANGLE, PEAKS, ROWS, COLUMNS,
-            )  # fmt: skip
+        if AHEAD:
+            # The tensor cores multiply the next tile while this one's exponentials are taken.
+            if begin < whole_end:
+                logits = factor * tile_products(
+                    rows, begin, A, columns, start, B, kept, KEPT, ROWS, COLUMNS, D, PART, PRECISION
+                )
+                for first in range(begin, whole_end - ROWS, ROWS):
+                    following = tile_products(
+                        rows,
+                        first + ROWS,
+                        A,
+                        columns,
+                        start,
+                        B,
+                        kept,
+                        KEPT,
+                        ROWS,
+                        COLUMNS,
+                        D,
+                        PART,
+                        PRECISION,
+                    )
+                    sums = _tile(
+                        logits,
+                        first,
+                        start,
+                        A,
+                        B,
+                        shift,
+                        own_parts + first,
+                        (peaks + (first // ROWS) * width + block if PEAKS else 0),
+                        sums,
+                        False,
+                        TRIANGLE,
+                        PEAKS,
+                        ROWS,
+                        COLUMNS,
+                    )
+                    logits = factor * following
+                first = whole_end - ROWS
+                sums = _tile(
+                    logits,
+                    first,
+                    start,
+                    A,
+                    B,
+                    shift,
+                    own_parts + first,
+                    (peaks + (first // ROWS) * width + block if PEAKS else 0),
+                    sums,
+                    False,
+                    TRIANGLE,
+                    PEAKS,
+                    ROWS,
+                    COLUMNS,
+                )
+        else:
+            for first in range(begin, whole_end, ROWS):
+                logits = factor * tile_products(
+                    rows, first, A, columns, start, B, kept, KEPT, ROWS, COLUMNS, D, PART, PRECISION
+                )
+                sums = _tile(
+                    logits,
+                    first,
+                    start,
+                    A,
+                    B,
+                    shift,
+                    own_parts + first,
+                    (peaks + (first // ROWS) * width + block if PEAKS else 0),
+                    sums,
+                    False,
+                    TRIANGLE,
+                    PEAKS,
+                    ROWS,
+                    COLUMNS,
+                )
         for first in tl.range(whole_end, masked_end, ROWS, num_stages=1):
             logits = factor * tile_products(
                 rows, first, A, columns, start, B, kept, KEPT, ROWS, COLUMNS, D, PART, PRECISION
             )
             sums = _tile(
-                logits, first, start, A, B, shift, own_parts + first,
-                peaks + (first // ROWS) * width + block if PEAKS else 0,
-                sums, True, TRIANGLE, PEAKS, ROWS, COLUMNS,
-            )  # fmt: skip
+                logits,
+                first,
+                start,
+                A,
+                B,
+                shift,
+                own_parts + first,
+                (peaks + (first // ROWS) * width + block if PEAKS else 0),
+                sums,
+                True,
+                TRIANGLE,
+                PEAKS,
+                ROWS,
+                COLUMNS,
+            )
         begin = tl.maximum(masked_end, begin)
 
     j = start + tl.arange(0, COLUMNS)

@@ -66,6 +66,14 @@ def unit_rows(z: Tensor) -> Rows:
     rows = max(1, _ELEMENTS // block)
     with torch.cuda.device_of(z):
         _unit_rows[(triton.cdiv(count, rows),)](
-            z, unit, inverse_norm, count, D=width, BLOCK_D=block, ROWS=rows, num_warps=4
+            z,
+            unit,
+            inverse_norm,
+            count,
+            D=width,
+            BLOCK_D=block,
+            ROWS=rows,
+            num_warps=4,
+            enable_fp_fusion=True,
         )
     return Rows(unit, inverse_norm)
