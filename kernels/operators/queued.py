@@ -20,6 +20,9 @@ from edgessl.kernels.problem import Rows
 
 __all__ = ["queue_losses"]
 
+_MOST = 2
+"""A query's weights sum to 1 − P over the queue, and its key's is as much again."""
+
 
 def queue_losses(
     query: Tensor,
@@ -69,7 +72,7 @@ def _queue(
         run.unit_rows(z) if normalize else Rows(z.contiguous(), None) for z in (query, key, queue)
     )
     found = run.queue(
-        unscaled(queries, scale),
+        unscaled(queries, scale, _MOST),
         keys.values,
         columns.values,
         scale,
@@ -87,10 +90,11 @@ def _queue(
     # d loss / d s = P − 1 for the key's own logit, the only one in which the key stands.
     with torch.autocast(query.device.type, enabled=False):
         unit = keys.values.to(found.losses.dtype)
-        pull = found.pull if normalize else found.pull * scale
-        of_keys = -pull[:, None] * queries.values.to(found.losses.dtype)
-        if normalize:
-            of_keys -= unit * (of_keys * unit).sum(dim=1, keepdim=True)
+        factor = unscaled(keys, scale, _MOST).inverse_norm
+        of_keys = -(found.pull * scale)[:, None] * queries.values.to(found.losses.dtype)
+        if factor is not None:
+            along = (of_keys * unit).sum(dim=1, keepdim=True)
+            of_keys = (of_keys - unit * along) * factor[:, None]
     of_keys = of_keys.to(key.dtype)
     return found.losses, found.gradient.rows, of_keys, of_scale, inverse, key_inverse
 
@@ -131,9 +135,9 @@ def _queue_backward(
     """Gradients of query, key (N, D) and of the scale for an upstream gradient (N,)."""
     keys = torch.empty_like(of_key)
     if len(of_key):
-        keys = times_upstream(of_key, gradient, key_inverse_norm, scale)
+        keys = times_upstream(of_key, gradient, key_inverse_norm, scale, _MOST)
     return (
-        times_upstream(of_query, gradient, query_inverse_norm, scale),
+        times_upstream(of_query, gradient, query_inverse_norm, scale, _MOST),
         keys,
         (of_scale * gradient).sum(),
     )

@@ -79,6 +79,7 @@ def _sigmoid_towers(
     run = engine(implementation)
     group = named_group(group_name)
     rank, size = rank_and_size(group)
+    pairs = size * image.shape[0]
     images, texts = (
         run.unit_rows(z) if normalize else Rows(z.contiguous(), None) for z in (image, text)
     )
@@ -88,18 +89,22 @@ def _sigmoid_towers(
     of_texts = None
     if size == 1 and (at_once or not wanted):
         found, of_texts = run.mutual_sigmoid(
-            unscaled(images, scale), unscaled(texts, scale), scale, bias, gradients=wanted
+            unscaled(images, scale, pairs),
+            unscaled(texts, scale, pairs),
+            scale,
+            bias,
+            gradients=wanted,
         )
     else:
         all_texts = gather_values(texts.values, group)
         found = run.sigmoid(
-            unscaled(images, scale), all_texts, scale, bias, offset, None, gradients=wanted
+            unscaled(images, scale, pairs), all_texts, scale, bias, offset, None, gradients=wanted
         )
         if wanted:
             all_images = gather_values(images.values, group)
         if at_once:
             of_texts = run.sigmoid(
-                unscaled(texts, scale), all_images, scale, bias, offset, None, gradients=True
+                unscaled(texts, scale, pairs), all_images, scale, bias, offset, None, gradients=True
             ).gradient
     later = wanted and not uniform
     of_images = found.gradient
@@ -166,19 +171,21 @@ def _sigmoid_towers_backward(
     group_name: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of image, text (N, D), scale and bias for an upstream gradient (N,)."""
-    of_images = times_upstream(image_gradient, gradient, image_inverse_norm, scale)
+    group = named_group(group_name)
+    rank, size = rank_and_size(group)
+    pairs = size * len(gradient)
+    of_images = times_upstream(image_gradient, gradient, image_inverse_norm, scale, pairs)
     if uniform:
-        of_texts = times_upstream(text_gradient, gradient[:1], text_inverse_norm, scale)
+        of_texts = times_upstream(text_gradient, gradient[:1], text_inverse_norm, scale, pairs)
     else:
-        group = named_group(group_name)
         weights, magnitude = shared_weights(gradient, False, group)
         rows = Rows(texts, text_inverse_norm if len(text_inverse_norm) else None)
-        offset = rank_and_size(group)[0] * len(texts)
+        offset = rank * len(texts)
         found = engine(implementation).sigmoid(
-            unscaled(rows, scale), all_images, scale, bias, offset, weights, gradients=True
+            unscaled(rows, scale, pairs), all_images, scale, bias, offset, weights, gradients=True
         )
         of_texts = rows.values if found.gradient is None else found.gradient.rows
-        of_texts = times_upstream(of_texts, magnitude[None], text_inverse_norm, scale)
+        of_texts = times_upstream(of_texts, magnitude[None], text_inverse_norm, scale, pairs)
     return of_images, of_texts, (of_scale * gradient).sum(), (of_bias * gradient).sum()
 
 

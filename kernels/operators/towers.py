@@ -96,9 +96,14 @@ def _towers(
             losses.new_empty(0) if rows.inverse_norm is None else rows.inverse_norm,
             z.new_empty(0) if size == 1 else all_rows,
             gather_values(torch.stack([normalizer, torch.sigmoid(margin)], dim=1), group),
-            losses.new_empty(0) if side.peaks is None else side.peaks.contiguous(),
+            # A copy: those of the texts may be a view of the images'.
+            losses.new_empty(0) if side.peaks is None else _copied(side.peaks),
         ]
     return (losses, *kept)  # type: ignore[return-value]
+
+
+def _copied(peaks: Tensor) -> Tensor:
+    return peaks.clone(memory_format=torch.contiguous_format)
 
 
 @_towers.register_fake

@@ -38,26 +38,40 @@ def shared_weights(
     return everyone / magnitude, magnitude
 
 
-def unscaled(rows: Rows, scale: Tensor) -> Rows:
+def unscaled(rows: Rows, scale: Tensor, most: int) -> Rows:
     """Rows whose gradient an engine leaves without the factor scale/‖z‖, for `times_upstream`.
 
     A gradient that the forward pass leaves is for an upstream gradient of 1, far larger than the
     one that will be: short rows would take it out of float16's range. Without that factor it is a
-    sum of unit rows with weights in [−1, 1]. Rows as given have no such factor.
+    sum of unit rows, here scaled so that it can just not leave that range, nor needlessly vanish.
+    Rows as given have no such factor.
+
+    Args:
+        rows: Of unit length, or as given.
+        scale: 0-dimensional.
+        most: What the weights of a row sum to at most.
     """
     if rows.inverse_norm is None:
         return rows
-    return Rows(rows.values, torch.ones_like(rows.inverse_norm) / scale)
+    return Rows(rows.values, torch.full_like(rows.inverse_norm, _fitting(most)) / scale)
 
 
-def times_upstream(rows: Tensor, gradient: Tensor, inverse_norm: Tensor, scale: Tensor) -> Tensor:
+def times_upstream(
+    rows: Tensor, gradient: Tensor, inverse_norm: Tensor, scale: Tensor, most: int
+) -> Tensor:
     """Gradient (N, D) that `unscaled` rows left, for an upstream gradient (N,) or of one element.
 
     ``inverse_norm`` is that of the rows, or empty for rows as given.
     """
-    factor = gradient * inverse_norm * scale if len(inverse_norm) else gradient
+    if len(inverse_norm):
+        gradient = gradient * inverse_norm * (scale / _fitting(most))
     # Multiplied in float32 and rounded once, without a matrix in float32 between.
-    return torch.mul(rows, factor[:, None], out=torch.empty_like(rows))
+    return torch.mul(rows, gradient[:, None], out=torch.empty_like(rows))
+
+
+def _fitting(most: int) -> float:
+    """A power of 2 that takes ``most`` to the upper end of float16, below 2¹⁵."""
+    return float(2.0 ** (15 - most.bit_length()))
 
 
 def skip_below(peaks: Tensor, pull: Tensor, dtype: torch.dtype) -> Skip | None:

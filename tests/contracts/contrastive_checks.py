@@ -149,7 +149,7 @@ def agrees(
       and the result rounded once more; W carries the error of its logit and its sum. So one eps of
       Σ|W|·|c|, in the norm of a row: not of the gradient, of which most may cancel.
     - In 16 bits, blocks may be left out that bring a row less than eps of the largest pull, and
-      float16 has no numbers below 2⁻²⁴.
+      numbers of float16 end at 2⁻²⁴.
     - Gradients of scalars are sums of all those, before the result is rounded.
     """
     dtype = next(iter(given.rows.values())).dtype
@@ -165,8 +165,12 @@ def agrees(
         bound = (EPS[dtype] + logit) * wanted.magnitudes[name]
         if dtype in (torch.float16, torch.bfloat16):
             bound = bound + EPS[dtype] * wanted.largest[name]
-        # Weights of columns that far away are below float32's smallest exponential.
-        bound = bound + 2.0**-100 * wanted.largest[name]
+        # Exponentials end at 2⁻¹²⁶. Weights in float16 are scaled by 2¹³ before they are rounded,
+        # and end at 2⁻³⁷: each is off by half of that, in each column of a row, or in all pairs.
+        columns = max(len(rows) for rows in given.rows.values())
+        weights = columns if name in given.rows else columns**2
+        smallest = 2.0**-38 * weights if dtype == torch.float16 else 2.0**-110
+        bound = bound + smallest * wanted.slopes[name]
         if name in given.rows:
             assert gradient.dtype == dtype
             difference = difference.norm(dim=1)

@@ -91,6 +91,7 @@ class Wanted:
             rows, 0-dimensional for scalars. Rounding errors are in proportion to them.
         largest: As ``magnitudes``, but with the sum that is the largest of all rows, so that only
             the row's length makes a difference.
+        slopes: As ``largest``, for weights that sum to the largest upstream gradient.
         logit: The largest that a logit can be by its rows' lengths.
     """
 
@@ -98,6 +99,7 @@ class Wanted:
     gradients: dict[str, Tensor]
     magnitudes: dict[str, Tensor]
     largest: dict[str, Tensor]
+    slopes: dict[str, Tensor]
     logit: float
 
 
@@ -199,7 +201,7 @@ def definition(
     longest = max(float(unit.detach().norm(dim=1).max()) for unit in units.values())
     steepness = float(scale.detach())
 
-    gradients, magnitudes, largest = {}, {}, {}
+    gradients, magnitudes, largest, slopes = {}, {}, {}, {}
     for name, unit in units.items():
         gradient, norm = _gradient(unit), inverse[name]
         factor = torch.full_like(sums[name], steepness * longest, dtype=torch.float64)
@@ -207,18 +209,20 @@ def definition(
             along = (gradient * unit.detach()).sum(1, keepdim=True)
             gradient = (gradient - unit.detach() * along) * norm[:, None]
             factor = steepness * norm
-        gradients[name] = gradient
+        gradients[name], slopes[name] = gradient, factor * weights.abs().max()
         magnitudes[name], largest[name] = factor * sums[name], factor * top
     everything = torch.stack([_gradient(logit).abs().sum() for logit in logits]).sum()
-    slopes = {
+    of_scalars = {
         "temperature": (steepness * longest) ** 2,
         "logit_scale": longest**2,
         "logit_bias": 1.0,
     }
     for name, scalar in scalars.items():
         gradients[name] = _gradient(scalar)
-        magnitudes[name] = largest[name] = everything * slopes[name]
-    return Wanted(losses.detach(), gradients, magnitudes, largest, steepness * longest**2)
+        slopes[name] = of_scalars[name] * weights.abs().max()
+        magnitudes[name] = largest[name] = everything * of_scalars[name]
+    logit = steepness * longest**2
+    return Wanted(losses.detach(), gradients, magnitudes, largest, slopes, logit)
 
 
 def _gradient(tensor: Tensor) -> Tensor:

@@ -75,6 +75,8 @@ def test_matches_definition(engine: str, case: dict[str, Any]) -> None:
     device, implementation = available(engine)
     # One sample alone has nothing to be contrasted with once the positive is left out.
     count = 4 if case["loss"] == "dcl" and case["count"] == 2 else case["count"]
+    if engine == "cpu-triton" and case["dim"] > 256:
+        count = min(count, 150)  # seconds each in the interpreter
     given = problem(case["loss"], count, case["dim"], case["temperature"], case["dtype"])
     check(
         given.to(device),

@@ -111,7 +111,7 @@ def test_rows_of_any_length(loss: str, engine: str, length: float) -> None:
 @each_loss
 @each_engine
 @pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize(("count", "dim"), [(50, 24), (254, 100)])
+@pytest.mark.parametrize(("count", "dim"), [(50, 24), (130, 100)])
 def test_memory_beside_the_rows_is_not_read(
     loss: str, engine: str, normalize: bool, count: int, dim: int
 ) -> None:
