@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from edgessl.kernels.fused.tiles import INTERPRETED
+from edgessl.kernels.fused.tiles import INTERPRETED, rounded
 from edgessl.kernels.problem import Gradient, Rows
 
 __all__ = [
@@ -52,7 +52,7 @@ def _store(values, matrix, rows, count, FIRST: tl.constexpr, D: tl.constexpr):
         _store(right, matrix, rows, count, FIRST + WIDTH // 2, D)
     else:
         place, inside = _part(matrix, rows, count, FIRST, WIDTH, D)
-        tl.store(place, values.to(matrix.dtype.element_ty), mask=inside)
+        tl.store(place, rounded(values, matrix.dtype.element_ty), mask=inside)
 
 
 @triton.jit

@@ -21,9 +21,14 @@ from edgessl.kernels.fused.finish import (
     store_rows,
 )
 from edgessl.kernels.fused.logits import architecture
-from edgessl.kernels.fused.row_owned import HALF_LIFT, column_splits, tiling
+from edgessl.kernels.fused.row_owned import (
+    HALF_LIFT,
+    column_splits,
+    products_with_own,
+    tiling,
+)
 from edgessl.kernels.fused.softplus import LN_2, softplus_and_slope
-from edgessl.kernels.fused.tiles import LOG2_E, load_rows, products, weighted_rows
+from edgessl.kernels.fused.tiles import LOG2_E, load_rows, weighted_rows
 from edgessl.kernels.problem import Gradient, Rows
 
 __all__ = ["queue"]
@@ -48,7 +53,7 @@ def _queue_sums(
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
+    STEP: tl.constexpr,
 ):
     """One block of queries against one part of the queue.
 
@@ -57,7 +62,8 @@ def _queue_sums(
     """
     lift: tl.constexpr = HALF_LIFT if query.dtype.element_ty == tl.float16 else 1.0
     split = tl.program_id(1)
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    first_row = tl.program_id(0) * BLOCK_M
+    rows = first_row + tl.arange(0, BLOCK_M)
     own = load_rows(query, rows, query_count, D, BLOCK_D)
     exponent_scale = tl.load(scale) * LOG2_E
 
@@ -69,7 +75,21 @@ def _queue_sums(
     for start in range(first, last, BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
         other = load_rows(queue, columns, queue_count, D, BLOCK_D)
-        s = products(own, other, PRECISION) * exponent_scale
+        dots = products_with_own(
+            query,
+            own,
+            first_row,
+            query_count,
+            queue,
+            other,
+            start,
+            queue_count,
+            BLOCK_M,
+            BLOCK_N,
+            D,
+            STEP,
+        )
+        s = dots * exponent_scale
         if start + BLOCK_N > queue_count:
             s = tl.where(columns[None, :] < queue_count, s, float("-inf"))
         if BOUNDED:
@@ -83,7 +103,7 @@ def _queue_sums(
             weighed *= shrink[:, None]
         total += tl.sum(weights, axis=1)
         if sums is not None:
-            weighed = weighted_rows(weights * lift, other, weighed, PRECISION)
+            weighed = weighted_rows(weights * lift, other, weighed, "tf32x3")
 
     place = split.to(tl.int64) * query_count + rows
     tl.store(highest + place, high, mask=rows < query_count)
@@ -197,7 +217,7 @@ def queue(
         BLOCK_D=block_width(width),
         BLOCK_M=tiles.rows,
         BLOCK_N=tiles.columns,
-        PRECISION=tiles.precision,
+        STEP=tiles.step,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
     )

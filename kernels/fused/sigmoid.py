@@ -16,9 +16,14 @@ from torch import Tensor
 from edgessl.kernels.engine import SigmoidPass
 from edgessl.kernels.fused.finish import block_width, finish_rows, finish_splits, store_rows
 from edgessl.kernels.fused.logits import architecture
-from edgessl.kernels.fused.row_owned import HALF_LIFT, column_splits, tiling
+from edgessl.kernels.fused.row_owned import (
+    HALF_LIFT,
+    column_splits,
+    products_with_own,
+    tiling,
+)
 from edgessl.kernels.fused.softplus import LN_2, softplus_and_slope
-from edgessl.kernels.fused.tiles import LOG2_E, load_rows, products, weighted_rows
+from edgessl.kernels.fused.tiles import LOG2_E, load_rows, weighted_rows
 from edgessl.kernels.problem import Gradient, Rows
 
 __all__ = ["mutual_sigmoid", "sigmoid"]
@@ -44,7 +49,7 @@ def _sigmoid(
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
+    STEP: tl.constexpr,
 ):
     """One block of rows against one part of the columns.
 
@@ -55,7 +60,7 @@ def _sigmoid(
     split = tl.program_id(1)
     first_row = tl.program_id(0) * BLOCK_M
     rows = first_row + tl.arange(0, BLOCK_M)
-    unit = load_rows(values, rows, row_count, D, BLOCK_D)
+    own = load_rows(values, rows, row_count, D, BLOCK_D)
     logit_scale = tl.load(scale)
     exponent_scale = logit_scale * LOG2_E
     exponent_bias = tl.load(bias) * LOG2_E
@@ -69,7 +74,21 @@ def _sigmoid(
     for start in range(first, last, BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
         other = load_rows(column_values, columns, column_count, D, BLOCK_D)
-        y = products(unit, other, PRECISION) * exponent_scale + exponent_bias
+        dots = products_with_own(
+            values,
+            own,
+            first_row,
+            row_count,
+            column_values,
+            other,
+            start,
+            column_count,
+            BLOCK_M,
+            BLOCK_N,
+            D,
+            STEP,
+        )
+        y = dots * exponent_scale + exponent_bias
         near = (start < diagonal + BLOCK_M) & (start + BLOCK_N > diagonal)
         if near | (start + BLOCK_N > column_count):
             y = tl.where(columns[None, :] == rows[:, None] + offset, -y, y)
@@ -83,7 +102,7 @@ def _sigmoid(
             weights *= tl.load(column_weight + columns, mask=inside, other=0.0)[None, :]
         weighed += tl.sum(weights, axis=1)
         if out is not None:
-            sums = weighted_rows(weights * lift, other, sums, PRECISION)
+            sums = weighted_rows(weights * lift, other, sums, "tf32x3")
 
     inside = rows < row_count
     place = split.to(tl.int64) * row_count + rows
@@ -140,7 +159,7 @@ def sigmoid(
         BLOCK_D=block_width(width),
         BLOCK_M=tiles.rows,
         BLOCK_N=tiles.columns,
-        PRECISION=tiles.precision,
+        STEP=tiles.step,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
     )
