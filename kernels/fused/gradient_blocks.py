@@ -47,21 +47,25 @@ def gradient_blocks(
         bounded: Whether one exponential per pair is enough.
         few: Whether there are too few rows to give every multiprocessor 128 of them.
     """
-    large = arch in (0, 90, 100, 103)  # 227 KiB of shared memory, products of four warps
+    if arch == 0:  # the interpreter, whose time goes by the number of tiles
+        return GradientBlocks(64, 64, 8, 2, step=128 if dtype == torch.float32 else 0)
+    large = arch in (90, 100, 103)  # 227 KiB of shared memory, products of four warps
     if dtype == torch.float32:
-        if width <= 128:
-            return GradientBlocks(64, 64 if large else 32, 8, 2, step=16)
-        return GradientBlocks(*((64, 32) if width <= 256 else (32, 16)), 8, 2, step=16)
+        if width > 256:
+            return GradientBlocks(32, 16, 8, 2, step=16)
+        if large:
+            return GradientBlocks(64, 64 if width <= 128 else 32, 8, 2, step=16)
+        return GradientBlocks(32 if width <= 64 else 64, 32, 8, 2, step=16)
     if large:
         if width <= 128:
             return GradientBlocks(64 if few else 128, 128 if bounded or few else 64, 8, 3)
         if width <= 256:
             return GradientBlocks(64 if few else 128, 64, 8, 3)
         return GradientBlocks(64, 64, 8, 2)
-    if width <= 64:
+    if width <= 128:
         return GradientBlocks(64 if few else 128, 64, 8, 3)
     if width <= 256:
-        return GradientBlocks(64, 64, 8, 2)
+        return GradientBlocks(64, 64, 8, 2) if few else GradientBlocks(128, 32, 8, 2)
     if arch in (80, 87):
         return GradientBlocks(64, 32, 8, 2)
     return GradientBlocks(32, 32, 8, 2)  # 99 KiB of shared memory

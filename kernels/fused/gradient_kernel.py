@@ -7,11 +7,8 @@ import triton.language as tl
 
 from edgessl.kernels.fused.finish import finish_rows, store_rows
 from edgessl.kernels.fused.tiles import LOG2_E, load_rows, products, weighted_rows
-from edgessl.kernels.problem import PEAK_CELL
 
 __all__ = ["gradient_kernel", "prepare_terms"]
-
-_CELL = tl.constexpr(PEAK_CELL)
 
 # Weights of a softmax over M columns are about 1/M and would vanish in float16, whose smallest
 # number is 2^-24; |W| ≤ 4 leaves room for 13 bits.
@@ -107,6 +104,7 @@ def gradient_kernel(
     BOUNDED: tl.constexpr,
     SKIPPING: tl.constexpr,
     SPLIT: tl.constexpr,
+    CELL: tl.constexpr,
     D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -121,8 +119,9 @@ def gradient_kernel(
     with shifts; ``scale`` and ``factor`` one float32 each. STEP 0: whole rows stay on the chip.
 
     With SKIPPING, programs walk only ``kept_numbers[c]`` cells of columns, in ``kept_cells[c]``
-    (``cell_count`` wide), c being the cell of their rows. With SPLIT, ``out`` is (splits, A, D)
-    float32 sums over parts of the columns and ``along`` None; else as `finish_rows` leaves them.
+    (``cell_count`` wide) of CELL columns, c being the cell of their rows. With SPLIT, ``out`` is
+    (splits, A, D) float32 sums over parts of the columns and ``along`` None; else as `finish_rows`
+    leaves them.
 
     Source: the derivative of InfoNCE, arXiv:1807.03748, eq. 4, with both the row's and the
     column's normaliser; memory linear in the rows as in arXiv:2205.14135, §3.1.
@@ -156,8 +155,8 @@ def gradient_kernel(
         positive = itself
 
     if SKIPPING:
-        cell_row = first_row // _CELL
-        number = tl.load(kept_numbers + cell_row) * (_CELL // BLOCK_N)
+        cell_row = first_row // CELL
+        number = tl.load(kept_numbers + cell_row) * (CELL // BLOCK_N)
         kept_cells += cell_row.to(tl.int64) * cell_count
     else:
         number = tl.cdiv(column_count, BLOCK_N)
@@ -168,8 +167,8 @@ def gradient_kernel(
     sums = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     for tile in range(begin, end):
         if SKIPPING:
-            per_cell: tl.constexpr = _CELL // BLOCK_N
-            start = tl.load(kept_cells + tile // per_cell) * _CELL + tile % per_cell * BLOCK_N
+            place = tile * BLOCK_N
+            start = tl.load(kept_cells + place // CELL) * CELL + place % CELL
         else:
             start = tile * BLOCK_N
         column = start + tl.arange(0, BLOCK_N)

@@ -118,6 +118,7 @@ def row_gradient(
         BOUNDED=row_terms.shifts is None,
         SKIPPING=skip is not None,
         SPLIT=split,
+        CELL=PEAK_CELL,
         D=width,
         BLOCK_M=blocks.rows,
         BLOCK_N=blocks.columns,

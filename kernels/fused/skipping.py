@@ -40,10 +40,13 @@ def _keep_cells(
         peak = tl.load(place, mask=inside, other=float("-inf"))
         column_shift = tl.load(column_least + cell, mask=inside, other=float("inf"))
         column_weight = tl.load(column_most + cell, mask=inside, other=0.0)
-        largest = row_weight * tl.exp(peak - row_shift)
-        largest += column_weight * tl.exp(peak - column_shift)
-        # Negated, so that ∞ − ∞ (a positive in the cell, a row that does not count) keeps the cell.
-        keep = (inside & ~(largest < limit)).to(tl.int32)
+        # A peak of ∞ is a positive's, one of −∞ of a cell in which nothing counts. No logit that
+        # counts is above its L, but for rounding: the minimum bounds only what is not to overflow.
+        finite = tl.where((peak > float("-inf")) & (peak < float("inf")), peak, 0.0)
+        largest = row_weight * tl.exp(tl.minimum(finite - row_shift, 80.0))
+        largest += column_weight * tl.exp(tl.minimum(finite - column_shift, 80.0))
+        keep = (peak == float("inf")) | ((peak > float("-inf")) & (largest >= limit))
+        keep = (inside & keep).to(tl.int32)
         order = number + tl.cumsum(keep, axis=0) - keep
         tl.store(kept + row * cells + order, cell, mask=keep == 1)
         number += tl.sum(keep, axis=0)
