@@ -64,7 +64,8 @@ def _obstacle(rows: Tensor) -> str | None:
         if (properties.major, properties.minor) < _OLDEST:
             return f"needs sm_80 or newer, found sm_{properties.major}{properties.minor}"
         return None
-    if rows.device.type == "cpu" and _interpreted():
+    # A compiled graph cannot ask Triton; there it is the kernels that find no GPU.
+    if rows.device.type == "cpu" and (torch.compiler.is_compiling() or _interpreted()):
         return None
     return f"needs rows on a CUDA GPU, found {rows.device}"
 
