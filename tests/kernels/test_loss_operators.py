@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from contracts.contrastive_checks import ENGINES, available, call, gradients
 from contracts.contrastive_losses import LOSSES, Problem, problem
+from edgessl import kernels
 
 each_loss = pytest.mark.parametrize("loss", LOSSES)
 each_engine = pytest.mark.parametrize("engine", ENGINES)
@@ -104,6 +105,26 @@ def test_compiled_in_one_graph(loss: str, engine: str, backend: str) -> None:
         results.append([total, *gradients(total, learnable).values()])
     for eager, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
+
+
+@each_loss
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_implementation_is_chosen_while_compiling(loss: str, device: str) -> None:
+    if device == "cuda":
+        available("cuda-triton")
+    torch._dynamo.reset()
+    given = problem(loss, 12, 6, 0.2).to(device)
+
+    numbers = [float(scalar) for scalar in given.scalars.values()]
+    labels = [] if given.labels is None else [given.labels]
+    function = getattr(kernels, loss)
+
+    def step(*rows: Tensor) -> Tensor:
+        found: Tensor = function(*rows, *labels, *numbers)
+        return found
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*given.rows.values()), step(*given.rows.values()))
 
 
 @each_engine
