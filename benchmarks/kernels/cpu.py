@@ -3,10 +3,12 @@
     python benchmarks/kernels/cpu.py [--json benchmarks/results/kernels_cpu.json]
 
 Forward and backward of NT-Xent, CLIP's and SigLIP's loss at M = 8192 rows of D = 128 in float32,
-with as many threads as there are cores. Both take turns, so that a busy machine slows both: the
-figure is the ratio of neighbours, as a median with a 95 % interval (bootstrap). Memory is the
-growth of the resident set's high-water mark (VmHWM) over what there was once everything is
-imported and the inputs are made, each in a process of its own.
+with PyTorch's own number of threads: one for each core, unless OMP_NUM_THREADS says otherwise. Both
+take turns; the figure is the ratio of neighbours, as a median with a 95 % interval (bootstrap). The
+machine has to be idle otherwise: threads of an operation wait for each other, and the chunked path
+has many short operations where eager PyTorch has few long ones. Memory is the growth of the
+resident set's high-water mark (VmHWM) over what there was once everything is imported and the
+inputs are made, each in a process of its own.
 
 Exit codes: 0 the goals of NT-Xent are reached (as fast, at most 1/20 of the memory), 1 they are
 not.
@@ -53,10 +55,10 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=WIDTH, help="D")
     parser.add_argument("--peak", nargs=2, metavar=("LOSS", "WHO"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
     if options.peak:
         print(peak_extra_bytes(*options.peak, options))
         return 0
+    before = os.getloadavg()[0]
     rows = [measure(loss, options) for loss in LOSSES]
     goal = rows[0]
     reached = {
@@ -72,7 +74,10 @@ def main() -> int:
         "repeats": options.repeats,
         "seed": options.seed,
         "cpu": cpu_model(),
+        "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        # More than there are cores after the run: something else was running.
+        "load_average": {"before": before, "after": os.getloadavg()[0]},
         "python": platform.python_version(),
         "kernel": platform.release(),
         "versions": {name: version(name) for name in ("torch", "edgessl")},
