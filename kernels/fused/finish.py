@@ -173,20 +173,21 @@ def finish_splits(partials: Tensor, rows: Rows) -> Gradient:
     out = torch.empty_like(rows.values)
     along = torch.empty(count, dtype=torch.float32, device=out.device)
     block, parts = finishing_block(splits)
-    _finish_splits[(triton.cdiv(count, block),)](
-        partials,
-        rows.values,
-        rows.inverse_norm,
-        out,
-        along,
-        count,
-        splits,
-        D=width,
-        BLOCK_D=block_width(width),
-        ROWS=block,
-        PARTS=parts,
-        num_warps=4,
-    )
+    with torch.cuda.device_of(partials):
+        _finish_splits[(triton.cdiv(count, block),)](
+            partials,
+            rows.values,
+            rows.inverse_norm,
+            out,
+            along,
+            count,
+            splits,
+            D=width,
+            BLOCK_D=block_width(width),
+            ROWS=block,
+            PARTS=parts,
+            num_warps=4,
+        )
     return Gradient(out, along)
 
 

@@ -195,51 +195,53 @@ def queue(
     blocks = triton.cdiv(count, tiles.rows)
     splits, split_columns = column_splits(values, blocks, len(queue), tiles)
     highest, totals = values.new_empty(2, splits, count, dtype=torch.float32)
-    losses, pull, along = values.new_empty(3, count, dtype=torch.float32)
+    # Not parts of one tensor: operators must not return such.
+    losses, pull, along = (values.new_empty(count, dtype=torch.float32) for _ in range(3))
     sums = out = None
     if gradients:
         sums = values.new_empty(splits, count, width, dtype=torch.float32)
         out = torch.empty_like(values)
     # 2^s up to 2^107 is beyond float16, which weights are rounded to.
     plain = bounded and not (gradients and values.dtype == torch.float16)
-    _queue_sums[(blocks, splits)](
-        values,
-        queue.contiguous(),
-        scale,
-        highest,
-        totals,
-        sums,
-        count,
-        len(queue),
-        split_columns,
-        BOUNDED=plain,
-        D=width,
-        BLOCK_D=block_width(width),
-        BLOCK_M=tiles.rows,
-        BLOCK_N=tiles.columns,
-        STEP=tiles.step,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-    )
     block, parts = finishing_block(splits)
-    _queue_finish[(triton.cdiv(count, block),)](
-        values,
-        query.inverse_norm,
-        key.contiguous(),
-        scale,
-        highest,
-        totals,
-        sums,
-        losses,
-        pull,
-        out,
-        along,
-        count,
-        splits,
-        D=width,
-        BLOCK_D=block_width(width),
-        ROWS=block,
-        PARTS=parts,
-        num_warps=4,
-    )
+    with torch.cuda.device_of(values):
+        _queue_sums[(blocks, splits)](
+            values,
+            queue.contiguous(),
+            scale,
+            highest,
+            totals,
+            sums,
+            count,
+            len(queue),
+            split_columns,
+            BOUNDED=plain,
+            D=width,
+            BLOCK_D=block_width(width),
+            BLOCK_M=tiles.rows,
+            BLOCK_N=tiles.columns,
+            STEP=tiles.step,
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
+        )
+        _queue_finish[(triton.cdiv(count, block),)](
+            values,
+            query.inverse_norm,
+            key.contiguous(),
+            scale,
+            highest,
+            totals,
+            sums,
+            losses,
+            pull,
+            out,
+            along,
+            count,
+            splits,
+            D=width,
+            BLOCK_D=block_width(width),
+            ROWS=block,
+            PARTS=parts,
+            num_warps=4,
+        )
     return QueuePass(losses, pull, None if out is None else Gradient(out, along))
