@@ -74,14 +74,14 @@ def forward_blocks(
     if dtype == torch.float32:
         # Three products for one, and the operands' upper and lower halves in registers.
         return Blocks(64, 64, min(32, whole), 8, 3)
+    ahead = hopper and mutual and not peaks
     if whole <= 128:
         if hopper and mutual:
             # Two programs on one multiprocessor.
-            return Blocks(64, 128, whole, 4, 3, ahead=True)
+            return Blocks(64, 128, whole, 4, 3, ahead)
         return Blocks(128, 64 if hopper else 128, whole, 8, 3)
     if whole == 256:
-        ahead = hopper and mutual and width == whole and not peaks
-        return Blocks(128, 128 if hopper else 64, whole, 8, 2, ahead)
+        return Blocks(128, 128 if hopper else 64, whole, 8, 2, ahead and width == whole)
     if hopper:
         return Blocks(128, 128, 64, 8, 4)
     return Blocks(128, 64, 32 if mutual else 64, 8, 4 if mutual else 3)
