@@ -74,6 +74,19 @@ def softmax_weights(
     j = first_column + column
     a = tl.load(row_weight + i, mask=row < rows, other=0.0)
     b = tl.load(column_weight + j, mask=column < columns, other=0.0)
+    own = i + offset
+    itself = j[None, :] == own[:, None]
+    if KIND == "labels":
+        label = tl.load(row_labels + i, mask=row < rows, other=0)
+        other = tl.load(column_labels + j, mask=column < columns, other=0)
+        positive = (label[:, None] == other[None, :]) & ~itself
+    elif KIND == "views":
+        positive = j[None, :] == tl.where(i < half, own + half, own - half)[:, None]
+    else:
+        positive = itself
+    # What does not count may be far above L, where its exponential is infinite.
+    apart = itself if KIND == "labels" else itself | positive
+    logits = tl.where(apart, float("-inf"), logits)
     if BOUNDED:
         weights = tl.exp2(logits) * (a[:, None] + b[None, :])
     else:
@@ -83,19 +96,7 @@ def softmax_weights(
         weights += tl.exp2(logits - (column_least * LOG2_E)[None, :]) * b[None, :]
     alpha = tl.load(row_pull + i, mask=row < rows, other=0.0)
     beta = tl.load(column_pull + j, mask=column < columns, other=0.0)
-    pull = alpha[:, None] + beta[None, :]
-    own = i + offset
-    if KIND == "labels":
-        label = tl.load(row_labels + i, mask=row < rows, other=0)
-        other = tl.load(column_labels + j, mask=column < columns, other=0)
-        weights -= tl.where(label[:, None] == other[None, :], pull, 0.0)
-    elif KIND == "views":
-        positive = tl.where(i < half, own + half, own - half)
-        weights = tl.where(j[None, :] == positive[:, None], -pull, weights)
-    else:
-        weights = tl.where(j[None, :] == own[:, None], -pull, weights)
-    if KIND != "towers":
-        weights = tl.where(j[None, :] == own[:, None], 0.0, weights)
+    weights -= tl.where(positive, alpha[:, None] + beta[None, :], 0.0)
     _store_tile(out, row, rows, column, columns, weights)
 
 
