@@ -72,8 +72,9 @@ def forward_blocks(
     # Asynchronous products (wgmma), and shared memory for large tiles.
     hopper = arch == 90
     if dtype == torch.float32:
-        # Three products for one, and the operands' upper and lower halves in registers.
-        return Blocks(64, 64, min(32, whole), 8, 3)
+        # Three products for one; mma.sync has the operands' halves of TF32 in registers.
+        part = 32 if hopper or arch == 0 else 16
+        return Blocks(64, 64, min(part, whole), 8, 3 if part == 32 else 4)
     ahead = hopper and mutual and not peaks
     if whole <= 128:
         if hopper and mutual:
