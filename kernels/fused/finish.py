@@ -193,7 +193,7 @@ def finish_splits(partials: Tensor, rows: Rows) -> Gradient:
 
 def block_width(width: int) -> int:
     """Columns of the block that holds rows of D numbers: a power of two, 16 at least."""
-    return max(16, triton.next_power_of_2(width))
+    return max(16, int(triton.next_power_of_2(width)))
 
 
 def finishing_block(splits: int) -> tuple[int, int]:
