@@ -28,14 +28,12 @@ class Variant:
     few: bool = False
 
 
+# The most and the fewest registers and the most shared memory, of all combinations.
 VARIANTS = (
     Variant(),
     Variant("views", bounded=False, skipping=True),
-    Variant("towers", bounded=False),
     Variant("labels", bounded=False),
-    Variant("labels", skipping=True),
-    Variant("views", split=True, few=True),
-    Variant("labels", bounded=False, split=True, few=True),
+    Variant("towers", bounded=False, split=True, few=True),
 )
 
 
@@ -83,13 +81,24 @@ def kernel(width: int, dtype: str, arch: int, variant: Variant) -> Kernel:
     )
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "arch", "variants"),
+    [
+        # float16 differs from bfloat16 by one addition, and 87 from 80 by the same: one is enough.
+        *(("bf16", arch, VARIANTS) for arch in (80, 90)),
+        *(("fp32", arch, VARIANTS[1:3]) for arch in (80, 90)),
+        *(("fp16", arch, VARIANTS[1:2]) for arch in ARCHITECTURES),
+        *(("fp32", 87, VARIANTS[1:2]),),
+    ],
+    ids=lambda value: "" if isinstance(value, tuple) else str(value),
+)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_spills_within_shared_memory_on_tensor_cores(width: int, dtype: str, arch: int) -> None:
+def test_no_spills_within_shared_memory_on_tensor_cores(
+    width: int, dtype: str, arch: int, variants: tuple[Variant, ...]
+) -> None:
     # Float32 at D = 512 keeps 32 rows, which products of four warps (64 rows) do not fit.
     by_warp = dtype == "fp32" and width == 512
-    kernels = [kernel(width, dtype, arch, variant) for variant in VARIANTS]
+    kernels = [kernel(width, dtype, arch, variant) for variant in variants]
     for one, compiled in zip(kernels, compile_kernels(kernels), strict=True):
         check(one, compiled, products=not by_warp)
         if by_warp:
@@ -98,7 +107,7 @@ def test_no_spills_within_shared_memory_on_tensor_cores(width: int, dtype: str, 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_widths_that_are_no_powers_of_two(arch: int) -> None:
-    kernels = [kernel(width, "bf16", arch, Variant()) for width in (24, 48, 96, 200, 384)]
+    kernels = [kernel(width, "bf16", arch, Variant()) for width in (24, 200, 384)]
     for one, compiled in zip(kernels, compile_kernels(kernels), strict=True):
         check(one, compiled)
 

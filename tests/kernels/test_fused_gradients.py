@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from typing import cast
 
 import pytest
@@ -16,7 +17,6 @@ from edgessl.kernels.problem import Gradient, PairKind, Pairs, Rows, Skip, Terms
 
 pytest.importorskip("triton")
 
-from edgessl.kernels.fused import gradients as module
 from edgessl.kernels.fused.gradient_blocks import column_splits
 from edgessl.kernels.fused.gradients import gradients, mutual_gradients
 
@@ -105,23 +105,19 @@ def check(case: Case, *, bounded: bool) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("count", "width", "bounded"),
-    [
-        (2, 1, True),
-        (2, 16, False),
-        (50, 24, True),
-        (70, 48, False),
-        (254, 96, True),
-        (254, 128, False),
-        (130, 200, True),
-        (130, 256, False),
-        (70, 384, True),
-        (70, 512, False),
-    ],
+    [(2, 16, True), (50, 24, False), (70, 48, True), (254, 96, False)],
 )
 def test_against_the_oracle(
     kind: PairKind, dtype: torch.dtype, count: int, width: int, bounded: bool
 ) -> None:
     check(make(kind, count, width, dtype), bounded=bounded)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [1, 128, 200, 256, 384, 512])
+def test_widths(dtype: torch.dtype, width: int) -> None:
+    kind = KINDS[width % 3]
+    check(make(kind, 70, width, dtype), bounded=width != 256)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -261,9 +257,11 @@ def test_nothing_after_the_buffers_is_read(kind: PairKind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bounded", [True, False])
 def test_split_columns(kind: PairKind, bounded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = make(kind, 70, 24, torch.float16, offset=70, columns=700)
+    case = make(kind, 70, 24, torch.float16, offset=70, columns=350)
     whole = found(case, bounded=bounded)
-    for splits in (2, 5, 9):
+    for splits in (2, 5):
+        # By name, since the package has a function of that name too.
+        module = sys.modules["edgessl.kernels.fused.gradients"]
         monkeypatch.setattr(module, "column_splits", lambda *_, splits=splits: splits)
         check(case, bounded=bounded)
         parts = found(case, bounded=bounded)
