@@ -44,7 +44,8 @@ def cpu_figures(result: dict[str, Any]) -> str:
     lines = [
         f"M = {result['rows']:,} rows (two towers of {result['rows'] // 2:,} each), "
         f"D = {result['width']}, float32, forward and backward together; {result['cpu']}, "
-        f"{result['threads']} thread{'s' * (result['threads'] != 1)}, torch {result['versions']['torch']}; "
+        f"{result['threads']} thread{'s' * (result['threads'] != 1)}, "
+        f"torch {result['versions']['torch']}; "
         f"{result['repeats']} pairs of runs in turns, median [95 % interval]; "
         f"{result['created_utc'][:10]}.",
         "",
