@@ -80,4 +80,4 @@ def column_splits(row_blocks: int, column_blocks: int, processors: int) -> int:
     wanted = min(processors // row_blocks, column_blocks // 4)
     if wanted < 2:
         return 1
-    return triton.cdiv(column_blocks, triton.cdiv(column_blocks, wanted))
+    return int(triton.cdiv(column_blocks, triton.cdiv(column_blocks, wanted)))

@@ -82,12 +82,12 @@ def make(
 
 
 def found(case: Case, *, bounded: bool, skip: Skip | None = None) -> Gradient:
-    made = gradients(*case.arguments(DEVICE), bounded=bounded, skip=skip)  # type: ignore[arg-type]
+    made = gradients(*case.arguments(DEVICE), bounded=bounded, skip=skip)
     return Gradient(made.rows.cpu(), made.along.cpu())
 
 
 def expected(case: Case) -> Gradient:
-    return ORACLE.gradients(*case.arguments(), bounded=False, skip=None)  # type: ignore[arg-type]
+    return ORACLE.gradients(*case.arguments(), bounded=False, skip=None)
 
 
 def check(case: Case, *, bounded: bool) -> None:
@@ -216,7 +216,7 @@ def test_small_weights_survive_in_half_precision() -> None:
     case = dataclasses.replace(case, row_terms=terms, column_terms=terms)
     arguments = list(case.arguments(DEVICE))
     arguments[-1] = cast(Tensor, arguments[-1]) * 2.0**13
-    made = gradients(*arguments, bounded=True, skip=None)  # type: ignore[arg-type]
+    made = gradients(*arguments, bounded=True, skip=None)
     wanted = expected(case).rows * 2.0**13
     close(made.rows.cpu(), wanted, LIMITS[torch.float16], "gradient")
 
@@ -283,8 +283,8 @@ def test_mutual_gradients_are_the_gradients_of_both() -> None:
     rows, _, scale, pairs, row_terms, column_terms, factor = case.arguments(DEVICE)
     columns = Rows(case.columns.to(DEVICE), (torch.rand(150) + 0.5).to(DEVICE))
     both = (rows, columns, scale, pairs, row_terms, column_terms, factor)
-    made = mutual_gradients(*both, bounded=True, skip=None)  # type: ignore[arg-type]
-    wanted = ORACLE.mutual_gradients(*both, bounded=True, skip=None)  # type: ignore[arg-type]
+    made = mutual_gradients(*both, bounded=True, skip=None)
+    wanted = ORACLE.mutual_gradients(*both, bounded=True, skip=None)
     for one, other in zip(made, wanted, strict=True):
         close(one.rows, other.rows, LIMITS[torch.float16], "gradient")
         close(one.along, other.along, LIMITS[torch.float16], "along")
@@ -303,7 +303,7 @@ def test_columns_that_are_the_rows(kind: PairKind) -> None:
         terms,
         factor,
         bounded=True,
-        skip=None,  # type: ignore[arg-type]
+        skip=None,
     )
     assert one is other
     assert torch.equal(one.rows.cpu(), found(case, bounded=True).rows)

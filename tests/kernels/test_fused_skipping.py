@@ -69,12 +69,12 @@ def run(
         Rows(rows.to(DEVICE), None),
         columns.to(DEVICE),
         scalar(SCALE).to(DEVICE),
-        moved(pairs),  # type: ignore[arg-type]
-        own,  # type: ignore[arg-type]
-        own if column_terms is row_terms else moved(column_terms),  # type: ignore[arg-type]
+        moved(pairs),
+        own,
+        own if column_terms is row_terms else moved(column_terms),
         scalar(1.0).to(DEVICE),
         bounded=bounded,
-        skip=None if skip is None else moved(skip),  # type: ignore[arg-type]
+        skip=None if skip is None else moved(skip),
     )
     return Gradient(made.rows.cpu(), made.along.cpu())
 
@@ -150,7 +150,7 @@ def test_kept_cells_are_those_whose_bound_reaches_the_threshold() -> None:
     threshold = 1e-4
     for layout in (peaks, peaks.T.contiguous().T):
         skip = Skip(layout.to(DEVICE), scalar(threshold).to(DEVICE))
-        kept, numbers = keep_cells(skip, moved(rows), moved(columns))  # type: ignore[arg-type]
+        kept, numbers = keep_cells(skip, moved(rows), moved(columns))
         for i in range(heights):
             bounds = [
                 row_most[i] * math.exp(min(peaks[i, j].item() - row_least[i], 80))
@@ -168,7 +168,7 @@ def test_cells_of_rows_that_do_not_count_are_kept() -> None:
     terms = Terms(nothing, torch.zeros(PEAK_CELL), torch.zeros(PEAK_CELL))
     skip = Skip(torch.full((1, 1), torch.inf, device=DEVICE), scalar(1e-3).to(DEVICE))
     there = moved(terms)
-    _, numbers = keep_cells(skip, there, there)  # type: ignore[arg-type]
+    _, numbers = keep_cells(skip, there, there)
     assert numbers.tolist() == [1]
 
 
@@ -183,10 +183,10 @@ def test_the_columns_of_a_mutual_pass_skip_the_transpose() -> None:
         Rows(columns.to(DEVICE), None),
         scalar(SCALE).to(DEVICE),
         pairs,
-        *(moved(one) for one in terms),  # type: ignore[arg-type]
+        *(moved(one) for one in terms),
         scalar(1.0).to(DEVICE),
         bounded=True,
-        skip=moved(skip),  # type: ignore[arg-type]
+        skip=moved(skip),
     )
     assert torch.equal(made[0].rows.cpu(), run(rows, columns, pairs, *terms, skip).rows)
     other = Skip(marked.T.contiguous(), skip.threshold)
