@@ -16,7 +16,7 @@ from edgessl.kernels.gather import group_name
 from edgessl.kernels.implementations import choose
 from edgessl.kernels.operators.towers import towers_losses
 from edgessl.kernels.passes import is_bounded, skips_tiles
-from edgessl.kernels.settings import ContrastiveLoss, check_words, reduced
+from edgessl.kernels.settings import SoftmaxLoss, check_words, reduced
 
 __all__ = ["CLIPLoss", "clip_loss"]
 
@@ -81,7 +81,7 @@ def clip_loss(
     return reduced(losses, reduction)
 
 
-class CLIPLoss(ContrastiveLoss):
+class CLIPLoss(SoftmaxLoss):
     """`clip_loss` with its settings kept: keywords of `clip_loss`."""
 
     def forward(self, image: Tensor, text: Tensor, logit_scale: float | Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from edgessl.kernels.arguments import Implementation, Reduction
-from edgessl.kernels.settings import ContrastiveLoss, SoftmaxSettings
+from edgessl.kernels.settings import SoftmaxLoss, SoftmaxSettings
 from edgessl.kernels.two_views import two_views_loss
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def dcl(
     )
 
 
-class DCLLoss(ContrastiveLoss):
+class DCLLoss(SoftmaxLoss):
     """`dcl` with its settings kept.
 
     Args:

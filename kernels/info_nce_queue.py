@@ -82,8 +82,8 @@ def info_nce_queue(
     scale = inverse_temperature("info_nce_queue", temperature, query)
     chosen = choose("info_nce_queue", implementation, query)
     if chosen == "reference":
-        rows = (reference.precise(z, normalize) for z in (query, key, queue))
-        losses = reference.queue_losses(*rows, scale)
+        queries, keys, columns = (reference.precise(z, normalize) for z in (query, key, queue))
+        losses = reference.queue_losses(queries, keys, columns, scale)
     else:
         losses = queue_losses(
             query,

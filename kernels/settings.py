@@ -38,17 +38,27 @@ class ContrastiveLoss(nn.Module):
         ValueError: An unknown reduction or implementation.
     """
 
-    def __init__(self, **settings: Unpack[SoftmaxSettings]) -> None:
+    def __init__(self, **settings: Unpack[Settings]) -> None:
         super().__init__()
         check_words(
             type(self).__name__,
             settings.get("reduction", "mean"),
             settings.get("implementation", "auto"),
         )
-        self.settings = settings
+        self.settings: Settings = settings
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+
+
+class SoftmaxLoss(ContrastiveLoss):
+    """A `ContrastiveLoss` whose function takes ``skip_tiles`` too."""
+
+    settings: SoftmaxSettings
+
+    def __init__(self, *, skip_tiles: bool | None = None, **settings: Unpack[Settings]) -> None:
+        super().__init__(**settings)
+        self.settings = {**settings, "skip_tiles": skip_tiles}
 
 
 def check_words(function: str, reduction: object, implementation: object) -> None:

@@ -19,7 +19,7 @@ from edgessl.kernels.gather import group_name, rank_and_size
 from edgessl.kernels.implementations import choose
 from edgessl.kernels.operators.views import views_losses
 from edgessl.kernels.passes import is_bounded, skips_tiles
-from edgessl.kernels.settings import ContrastiveLoss, SoftmaxSettings, check_words
+from edgessl.kernels.settings import SoftmaxLoss, SoftmaxSettings, check_words
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -92,7 +92,7 @@ def supcon(
     return losses.sum() if reduction == "sum" else losses
 
 
-class SupConLoss(ContrastiveLoss):
+class SupConLoss(SoftmaxLoss):
     """`supcon` with its settings kept.
 
     Args:

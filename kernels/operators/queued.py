@@ -81,7 +81,8 @@ def _queue(
     )
     nothing = [found.losses.new_empty(0) for _ in range(3)]
     if found.gradient is None:
-        return found.losses, query.new_empty(0), key.new_empty(0), *nothing
+        none = (query.new_empty(0), key.new_empty(0))
+        return found.losses, *none, nothing[0], nothing[1], nothing[2]
     of_scale = found.gradient.along / scale
     inverse = nothing[0] if queries.inverse_norm is None else queries.inverse_norm
     if not key_wanted:

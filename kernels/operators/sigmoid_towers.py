@@ -119,7 +119,8 @@ def _sigmoid_towers(
         text.new_empty(0) if of_texts is None else of_texts.rows,
         nothing if of_images is None else of_images.along / scale,
         found.weight_sum if wanted else nothing.clone(),
-        *norms,
+        norms[0],
+        norms[1],
         # Outputs may not be inputs, which rows as given are.
         all_images.clone() if later else image.new_empty(0),
         texts.values.clone() if later else image.new_empty(0),

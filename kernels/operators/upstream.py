@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.library import CustomOpDef
 
 from edgessl.kernels.gather import gather_values, rank_and_size
 from edgessl.kernels.problem import Rows, Skip
+
+if TYPE_CHECKING:
+    from torch._library.custom_ops import CustomOpDef
 
 __all__ = ["differentiable_once", "shared_weights", "skip_below", "times_upstream", "unscaled"]
 

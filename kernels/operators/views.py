@@ -18,7 +18,7 @@ from edgessl.kernels.engine import engine
 from edgessl.kernels.gather import gather_values, named_group, rank_and_size
 from edgessl.kernels.implementations import Chosen
 from edgessl.kernels.operators.upstream import differentiable_once, shared_weights, skip_below
-from edgessl.kernels.problem import PEAK_CELL, SOFTPLUS_LIMIT, Pairs, Rows, Terms
+from edgessl.kernels.problem import PEAK_CELL, SOFTPLUS_LIMIT, PairKind, Pairs, Rows, Terms
 
 __all__ = ["views_losses"]
 
@@ -176,7 +176,7 @@ def _views_backward(
     normalizer, pull = terms[:, 0].contiguous(), weights * terms[:, 1]
     columns = Terms(normalizer, weights, pull)
     skip = skip_below(peaks, pull, values.dtype)
-    kind = "views" if labels is None else "labels"
+    kind: PairKind = "views" if labels is None else "labels"
     if size == 1:
         pairs = Pairs(kind, 0, labels, labels)
         found, _ = engine(implementation).mutual_gradients(
