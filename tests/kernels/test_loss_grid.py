@@ -58,6 +58,8 @@ def cases() -> list[Any]:
         if engine == "cpu-triton":
             grid["count"] = tuple(count for count in GRID["count"] if count <= 300)
         for case in covering(grid, seed=ENGINES.index(engine)):
+            if engine == "cpu-triton" and case["dim"] > 256:
+                case["count"] = min(case["count"], 140)  # still more than one tile
             words = [str(value).removeprefix("torch.") for value in case.values()]
             found.append(pytest.param(engine, case, id="-".join([engine, *words])))
     return found
@@ -75,8 +77,6 @@ def test_matches_definition(engine: str, case: dict[str, Any]) -> None:
     device, implementation = available(engine)
     # One sample alone has nothing to be contrasted with once the positive is left out.
     count = 4 if case["loss"] == "dcl" and case["count"] == 2 else case["count"]
-    if engine == "cpu-triton" and case["dim"] > 256:
-        count = min(count, 150)  # seconds each in the interpreter
     given = problem(case["loss"], count, case["dim"], case["temperature"], case["dtype"])
     check(
         given.to(device),

@@ -13,7 +13,9 @@ from torch import Tensor
 from contracts.contrastive_checks import call, gradients
 from contracts.contrastive_losses import LOSSES, Problem, problem
 
-IMPLEMENTATIONS = ("chunked", "reference")
+# Triton's interpreter would take a minute for each property: its kernels are drawn on a GPU only.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+IMPLEMENTATIONS = ("chunked", "reference", "triton")[: 3 if DEVICE == "cuda" else 2]
 
 each_loss = pytest.mark.parametrize("loss", LOSSES)
 few = settings(max_examples=25, deadline=None)
@@ -25,7 +27,7 @@ implementations = st.sampled_from(IMPLEMENTATIONS)
 
 def drawn(loss: str, size: tuple[int, int], temperature: float) -> Problem:
     count, dim = size
-    return problem(loss, 2 * count, dim, temperature)
+    return problem(loss, 2 * count, dim, temperature).to(DEVICE)
 
 
 def indexed(given_problem: Problem, order: dict[str, Tensor]) -> Problem:
@@ -45,11 +47,12 @@ def orders(of: Problem, seed: int) -> dict[str, Tensor]:
     count = len(of.rows[names[0]])
     if of.loss in ("nt_xent", "dcl"):
         half = torch.randperm(count // 2, generator=generator)
-        return {"z": torch.cat([half, half + count // 2])}
-    order = torch.randperm(count, generator=generator)
+        return {"z": torch.cat([half, half + count // 2]).to(DEVICE)}
+    order = torch.randperm(count, generator=generator).to(DEVICE)
     found = {name: order for name in names}
     if "queue" in found:
-        found["queue"] = torch.randperm(len(of.rows["queue"]), generator=generator)
+        length = len(of.rows["queue"])
+        found["queue"] = torch.randperm(length, generator=generator).to(DEVICE)
     return found
 
 
@@ -119,7 +122,7 @@ def test_the_length_of_a_row_makes_no_difference(
 ) -> None:
     """A row c times as long has the same loss and 1/c of the gradient; powers of 2 are exact."""
     plain = drawn(loss, size, temperature)
-    factors = torch.exp2(torch.tensor(exponents).float())[:, None]
+    factors = torch.exp2(torch.tensor(exponents, device=DEVICE).float())[:, None]
     stretched = plain.map(lambda rows: rows * factors[: len(rows)])
     losses, found = computed(plain, implementation)
     other_losses, other = computed(stretched, implementation)
@@ -137,7 +140,7 @@ def test_rotations_make_no_difference(
 ) -> None:
     plain = drawn(loss, size, temperature)
     generator = torch.Generator().manual_seed(seed)
-    turn = torch.linalg.qr(torch.randn(size[1], size[1], generator=generator)).Q
+    turn = torch.linalg.qr(torch.randn(size[1], size[1], generator=generator)).Q.to(DEVICE)
     losses, _ = computed(plain, implementation)
     close(computed(plain.map(lambda rows: rows @ turn), implementation)[0], losses, 4 / temperature)
 
