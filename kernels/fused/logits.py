@@ -82,7 +82,10 @@ def forward_blocks(
             return Blocks(64, 128, whole, 4, 3, ahead)
         return Blocks(128, 64 if hopper else 128, whole, 8, 3)
     if whole == 256:
-        return Blocks(128, 128 if hopper else 64, whole, 8, 2, ahead and width == whole)
+        # Tiles of 32 KiB, so that the loads of two and more are under way.
+        if hopper and mutual:
+            return Blocks(64, 128, whole, 4, 4, ahead)
+        return Blocks(128, 64, whole, 8, 3 if arch in (80, 87, 90) else 2)
     if hopper:
         return Blocks(128, 128, 64, 8, 4)
     return Blocks(128, 64, 32 if mutual else 64, 8, 4 if mutual else 3)

@@ -32,8 +32,8 @@ from edgessl.kernels.problem import Pairs, Statistics
 
 __all__ = ["Strips", "mutual_statistics", "strips_for"]
 
-_FEWEST = 4096
-"""Rows, or columns, below which two passes take less time than strips."""
+_LEAST = 2**34
+"""A·B·D below which a second pass takes less time than the further launches of strips."""
 
 _LOWEST = 1024
 """Rows below which strips are too low to fill a device."""
@@ -65,7 +65,7 @@ def strips_for(count: int, number: int, width: int, size: int, blocks: Blocks) -
         size: Bytes of an element.
         blocks: Tiles of the kernel.
     """
-    if min(count, number) < _FEWEST:
+    if count * number * width < _LEAST:
         return None
     free = 3 * count * width * size // 4 - 4 * _PARTS * number
     of_one_row = 4 * triton.cdiv(number, blocks.columns)

@@ -155,7 +155,7 @@ def strip_sums(
         if AHEAD:
             # The tensor cores multiply the next tile while this one's exponentials are taken.
             if begin < whole_end:
-                logits = factor * tile_products(
+                current = tile_products(
                     rows, begin, A, columns, start, B, kept, KEPT, ROWS, COLUMNS, D, PART, PRECISION
                 )
                 for first in range(begin, whole_end - ROWS, ROWS):
@@ -175,7 +175,7 @@ def strip_sums(
                         PRECISION,
                     )
                     sums = _tile(
-                        logits,
+                        factor * current,
                         first,
                         start,
                         A,
@@ -190,10 +190,10 @@ def strip_sums(
                         ROWS,
                         COLUMNS,
                     )
-                    logits = factor * following
+                    current = following
                 first = whole_end - ROWS
                 sums = _tile(
-                    logits,
+                    factor * current,
                     first,
                     start,
                     A,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -155,10 +156,14 @@ def test_rows_need_not_be_contiguous() -> None:
     compare(turned, turned, 10.0, Pairs("views"))
 
 
+def _answer(arch: int, _: Tensor) -> int:
+    return arch
+
+
 def tiles_of(arch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter takes the tiles of an architecture; a GPU keeps its own."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(mutual_module, "architecture", lambda _: arch)
+        monkeypatch.setattr(mutual_module, "architecture", partial(_answer, arch))
 
 
 def mutual(
@@ -263,7 +268,7 @@ def test_buffers_of_strips_stay_below_the_size_of_the_gradient(
         blocks = forward_blocks(width, dtype, arch, mutual=True)
         strips = strips_for(count, count, width, size, blocks)
         if strips is None:
-            assert width < 128
+            assert width < 128 or count <= 8192
             continue
         assert strips.rows % (blocks.rows * strips.parts) == 0
         of_rows = strips.rows * -(-count // blocks.columns)
