@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from edgessl.kernels.fused.launch import launch
 from edgessl.kernels.fused.tiles import INTERPRETED, rounded
 from edgessl.kernels.problem import Gradient, Rows
 
@@ -173,21 +174,23 @@ def finish_splits(partials: Tensor, rows: Rows) -> Gradient:
     out = torch.empty_like(rows.values)
     along = torch.empty(count, dtype=torch.float32, device=out.device)
     block, parts = finishing_block(splits)
-    with torch.cuda.device_of(partials):
-        _finish_splits[(triton.cdiv(count, block),)](
-            partials,
-            rows.values,
-            rows.inverse_norm,
-            out,
-            along,
-            count,
-            splits,
-            D=width,
-            BLOCK_D=block_width(width),
-            ROWS=block,
-            PARTS=parts,
-            num_warps=4,
-        )
+    launch(
+        _finish_splits,
+        (triton.cdiv(count, block),),
+        partials,
+        partials,
+        rows.values,
+        rows.inverse_norm,
+        out,
+        along,
+        count,
+        splits,
+        D=width,
+        BLOCK_D=block_width(width),
+        ROWS=block,
+        PARTS=parts,
+        num_warps=4,
+    )
     return Gradient(out, along)
 
 

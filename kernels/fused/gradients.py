@@ -11,6 +11,7 @@ from torch import Tensor
 from edgessl.kernels.fused.finish import finish_splits
 from edgessl.kernels.fused.gradient_blocks import column_splits, gradient_blocks
 from edgessl.kernels.fused.gradient_kernel import gradient_kernel, prepare_terms
+from edgessl.kernels.fused.launch import launch
 from edgessl.kernels.fused.logits import architecture, processors
 from edgessl.kernels.fused.skipping import keep_cells
 from edgessl.kernels.problem import PEAK_CELL, Gradient, Pairs, Rows, Skip, Terms
@@ -37,7 +38,10 @@ def _prepare(terms: Terms, *, bounded: bool, dtype: torch.dtype) -> _Prepared:
         None if bounded else made,
     )
     block = 1024
-    prepare_terms[(triton.cdiv(len(weight), block),)](
+    launch(
+        prepare_terms,
+        (triton.cdiv(len(weight), block),),
+        log_normalizer,
         log_normalizer,
         weight,
         prepared.factors,
@@ -46,7 +50,6 @@ def _prepare(terms: Terms, *, bounded: bool, dtype: torch.dtype) -> _Prepared:
         HALF=dtype == torch.float16,
         BLOCK=block,
         num_warps=4,
-        enable_fp_fusion=True,
     )
     return prepared
 
@@ -92,7 +95,10 @@ def row_gradient(
     if skip is not None:
         kept, numbers = keep_cells(skip, row_terms.terms, column_terms.terms)
     labels = pairs.kind == "labels"
-    gradient_kernel[(row_blocks, splits)](
+    launch(
+        gradient_kernel,
+        (row_blocks, splits),
+        values,
         values,
         columns,
         pairs.row_labels.contiguous() if labels and pairs.row_labels is not None else None,
@@ -127,7 +133,6 @@ def row_gradient(
         PRECISION="tf32x3",
         num_warps=blocks.warps,
         num_stages=blocks.stages,
-        enable_fp_fusion=True,
     )
     if along is None:
         return finish_splits(out, Rows(values, rows.inverse_norm))

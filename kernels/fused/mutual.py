@@ -20,6 +20,7 @@ import torch
 import triton
 from torch import Tensor
 
+from edgessl.kernels.fused.launch import launch
 from edgessl.kernels.fused.logits import (
     Blocks,
     architecture,
@@ -154,65 +155,70 @@ def _in_strips(
     if peaks:
         tiles = vectors(triton.cdiv(count, blocks.rows), column_blocks).fill_(-torch.inf)
     add_rows = min(32, blocks.rows)
-    with torch.cuda.device_of(rows):
-        for strip in range(0, count, strips.rows):
-            first_block = strip // blocks.columns if triangle else 0
-            strip_sums[(column_blocks - first_block, strips.parts)](
-                rows,
-                other,
-                scale,
-                row_parts,
-                slots,
-                positive,
-                column_positive,
-                tiles,
-                count,
-                number,
-                strip,
-                strips.rows,
-                strips.rows // strips.parts,
-                first_block,
-                count // 2 if triangle else 0,
-                TRIANGLE=triangle,
-                PEAKS=peaks,
-                AHEAD=blocks.ahead,
-                ROWS=blocks.rows,
-                COLUMNS=blocks.columns,
-                D=width,
-                PART=blocks.part,
-                PRECISION="tf32x3",
-                num_warps=blocks.warps,
-                num_stages=blocks.stages,
-                enable_fp_fusion=True,
-            )
-            add_row_parts[(triton.cdiv(min(strips.rows, count - strip), add_rows),)](
-                row_parts,
-                row_sums,
-                count,
-                number,
-                strip,
-                strips.rows,
-                TRIANGLE=triangle,
-                ROWS=blocks.rows,
-                COLUMNS=blocks.columns,
-                BLOCK=add_rows,
-                STEP=64,
-                num_warps=4,
-                enable_fp_fusion=True,
-            )
-        logarithms[(triton.cdiv(max(count, number), 128),)](
-            row_sums,
+    for strip in range(0, count, strips.rows):
+        first_block = strip // blocks.columns if triangle else 0
+        launch(
+            strip_sums,
+            (column_blocks - first_block, strips.parts),
+            rows,
+            rows,
+            other,
+            scale,
+            row_parts,
             slots,
-            others,
-            column_others,
+            positive,
+            column_positive,
+            tiles,
             count,
             number,
-            strips.parts,
+            strip,
+            strips.rows,
+            strips.rows // strips.parts,
+            first_block,
+            count // 2 if triangle else 0,
             TRIANGLE=triangle,
-            BLOCK=128,
-            num_warps=4,
-            enable_fp_fusion=True,
+            PEAKS=peaks,
+            AHEAD=blocks.ahead,
+            ROWS=blocks.rows,
+            COLUMNS=blocks.columns,
+            D=width,
+            PART=blocks.part,
+            PRECISION="tf32x3",
+            num_warps=blocks.warps,
+            num_stages=blocks.stages,
         )
+        launch(
+            add_row_parts,
+            (triton.cdiv(min(strips.rows, count - strip), add_rows),),
+            rows,
+            row_parts,
+            row_sums,
+            count,
+            number,
+            strip,
+            strips.rows,
+            TRIANGLE=triangle,
+            ROWS=blocks.rows,
+            COLUMNS=blocks.columns,
+            BLOCK=add_rows,
+            STEP=64,
+            num_warps=4,
+        )
+    launch(
+        logarithms,
+        (triton.cdiv(max(count, number), 128),),
+        rows,
+        row_sums,
+        slots,
+        others,
+        column_others,
+        count,
+        number,
+        strips.parts,
+        TRIANGLE=triangle,
+        BLOCK=128,
+        num_warps=4,
+    )
     # The tiles have done their work: free their sums before the peaks are put together.
     del row_parts, slots
     largest = None if tiles is None else cells(tiles, blocks)

@@ -20,6 +20,7 @@ from edgessl.kernels.fused.finish import (
     load_splits,
     store_rows,
 )
+from edgessl.kernels.fused.launch import launch
 from edgessl.kernels.fused.logits import architecture
 from edgessl.kernels.fused.row_owned import (
     HALF_LIFT,
@@ -204,44 +205,49 @@ def queue(
     # 2^s up to 2^107 is beyond float16, which weights are rounded to.
     plain = bounded and not (gradients and values.dtype == torch.float16)
     block, parts = finishing_block(splits)
-    with torch.cuda.device_of(values):
-        _queue_sums[(blocks, splits)](
-            values,
-            queue.contiguous(),
-            scale,
-            highest,
-            totals,
-            sums,
-            count,
-            len(queue),
-            split_columns,
-            BOUNDED=plain,
-            D=width,
-            BLOCK_D=block_width(width),
-            BLOCK_M=tiles.rows,
-            BLOCK_N=tiles.columns,
-            STEP=tiles.step,
-            num_warps=tiles.warps,
-            num_stages=tiles.stages,
-        )
-        _queue_finish[(triton.cdiv(count, block),)](
-            values,
-            query.inverse_norm,
-            key.contiguous(),
-            scale,
-            highest,
-            totals,
-            sums,
-            losses,
-            pull,
-            out,
-            along,
-            count,
-            splits,
-            D=width,
-            BLOCK_D=block_width(width),
-            ROWS=block,
-            PARTS=parts,
-            num_warps=4,
-        )
+    launch(
+        _queue_sums,
+        (blocks, splits),
+        values,
+        values,
+        queue.contiguous(),
+        scale,
+        highest,
+        totals,
+        sums,
+        count,
+        len(queue),
+        split_columns,
+        BOUNDED=plain,
+        D=width,
+        BLOCK_D=block_width(width),
+        BLOCK_M=tiles.rows,
+        BLOCK_N=tiles.columns,
+        STEP=tiles.step,
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+    )
+    launch(
+        _queue_finish,
+        (triton.cdiv(count, block),),
+        values,
+        values,
+        query.inverse_norm,
+        key.contiguous(),
+        scale,
+        highest,
+        totals,
+        sums,
+        losses,
+        pull,
+        out,
+        along,
+        count,
+        splits,
+        D=width,
+        BLOCK_D=block_width(width),
+        ROWS=block,
+        PARTS=parts,
+        num_warps=4,
+    )
     return QueuePass(losses, pull, None if out is None else Gradient(out, along))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from edgessl.kernels.engine import SigmoidPass
 from edgessl.kernels.fused.finish import block_width, finish_rows, finish_splits, store_rows
+from edgessl.kernels.fused.launch import launch
 from edgessl.kernels.fused.logits import architecture
 from edgessl.kernels.fused.row_owned import (
     HALF_LIFT,
@@ -140,30 +141,32 @@ def sigmoid(
     elif gradients:
         out = torch.empty_like(values)
         along = values.new_empty(count, dtype=torch.float32)
-    with torch.cuda.device_of(values):
-        _sigmoid[(blocks, splits)](
-            values,
-            rows.inverse_norm,
-            columns.contiguous(),
-            None if column_weight is None else column_weight.contiguous(),
-            scale,
-            bias,
-            losses,
-            weight_sum,
-            out,
-            along,
-            count,
-            len(columns),
-            offset,
-            split_columns,
-            D=width,
-            BLOCK_D=block_width(width),
-            BLOCK_M=tiles.rows,
-            BLOCK_N=tiles.columns,
-            STEP=tiles.step,
-            num_warps=tiles.warps,
-            num_stages=tiles.stages,
-        )
+    launch(
+        _sigmoid,
+        (blocks, splits),
+        values,
+        values,
+        rows.inverse_norm,
+        columns.contiguous(),
+        None if column_weight is None else column_weight.contiguous(),
+        scale,
+        bias,
+        losses,
+        weight_sum,
+        out,
+        along,
+        count,
+        len(columns),
+        offset,
+        split_columns,
+        D=width,
+        BLOCK_D=block_width(width),
+        BLOCK_M=tiles.rows,
+        BLOCK_N=tiles.columns,
+        STEP=tiles.step,
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+    )
     gradient = None
     if out is not None:
         gradient = (

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from edgessl.kernels.fused.launch import launch
 from edgessl.kernels.problem import PEAK_CELL, Skip, Terms
 
 __all__ = ["keep_cells"]
@@ -76,7 +77,10 @@ def keep_cells(skip: Skip, rows: Terms, columns: Terms) -> tuple[Tensor, Tensor]
     numbers = torch.empty(height, dtype=torch.int32, device=skip.peaks.device)
     row_least, row_most = _extremes(rows)
     column_least, column_most = (row_least, row_most) if rows is columns else _extremes(columns)
-    _keep_cells[(height,)](
+    launch(
+        _keep_cells,
+        (height,),
+        skip.peaks,
         skip.peaks,
         row_least,
         row_most,
@@ -90,6 +94,5 @@ def keep_cells(skip: Skip, rows: Terms, columns: Terms) -> tuple[Tensor, Tensor]
         skip.peaks.stride(1),
         BLOCK=min(1024, triton.next_power_of_2(width)),
         num_warps=4,
-        enable_fp_fusion=True,
     )
     return kept, numbers

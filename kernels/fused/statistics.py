@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from edgessl.kernels.fused.launch import launch
 from edgessl.kernels.fused.logits import (
     INFINITY,
     LN_2,
@@ -221,50 +222,53 @@ def statistics(
     tiles = None
     if peaks:
         tiles = vectors(triton.cdiv(count, blocks.rows), triton.cdiv(number, blocks.columns))
-    with torch.cuda.device_of(rows):
-        _row_sums[(triton.cdiv(count, blocks.rows), splits)](
-            rows,
-            columns,
-            scale,
-            _ready(pairs.row_labels),
-            _ready(pairs.column_labels),
-            maxima,
-            sums,
-            parts_positive,
-            parts_positives,
-            tiles,
-            count,
-            number,
-            pairs.offset,
-            split,
-            KIND=pairs.kind,
-            BOUNDED=bounded,
-            PEAKS=peaks,
-            ROWS=blocks.rows,
-            COLUMNS=blocks.columns,
-            D=width,
-            PART=blocks.part,
-            PRECISION="tf32x3",
-            num_warps=blocks.warps,
-            num_stages=blocks.stages,
-            enable_fp_fusion=True,
-        )
-        _join[(triton.cdiv(count, 128),)](
-            maxima,
-            sums,
-            parts_positive,
-            parts_positives,
-            others,
-            positive,
-            positives,
-            count,
-            splits,
-            LABELS=labels,
-            BOUNDED=bounded,
-            BLOCK=128,
-            num_warps=4,
-            enable_fp_fusion=True,
-        )
+    launch(
+        _row_sums,
+        (triton.cdiv(count, blocks.rows), splits),
+        rows,
+        rows,
+        columns,
+        scale,
+        _ready(pairs.row_labels),
+        _ready(pairs.column_labels),
+        maxima,
+        sums,
+        parts_positive,
+        parts_positives,
+        tiles,
+        count,
+        number,
+        pairs.offset,
+        split,
+        KIND=pairs.kind,
+        BOUNDED=bounded,
+        PEAKS=peaks,
+        ROWS=blocks.rows,
+        COLUMNS=blocks.columns,
+        D=width,
+        PART=blocks.part,
+        PRECISION="tf32x3",
+        num_warps=blocks.warps,
+        num_stages=blocks.stages,
+    )
+    launch(
+        _join,
+        (triton.cdiv(count, 128),),
+        rows,
+        maxima,
+        sums,
+        parts_positive,
+        parts_positives,
+        others,
+        positive,
+        positives,
+        count,
+        splits,
+        LABELS=labels,
+        BOUNDED=bounded,
+        BLOCK=128,
+        num_warps=4,
+    )
     return Statistics(others, positive, positives, None if tiles is None else cells(tiles, blocks))
 
 

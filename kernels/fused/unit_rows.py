@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from edgessl.kernels.fused.launch import launch
 from edgessl.kernels.fused.tiles import rounded
 from edgessl.kernels.problem import Rows
 
@@ -64,16 +65,17 @@ def unit_rows(z: Tensor) -> Rows:
         return Rows(unit, inverse_norm)
     block = triton.next_power_of_2(width)
     rows = max(1, _ELEMENTS // block)
-    with torch.cuda.device_of(z):
-        _unit_rows[(triton.cdiv(count, rows),)](
-            z,
-            unit,
-            inverse_norm,
-            count,
-            D=width,
-            BLOCK_D=block,
-            ROWS=rows,
-            num_warps=4,
-            enable_fp_fusion=True,
-        )
+    launch(
+        _unit_rows,
+        (triton.cdiv(count, rows),),
+        z,
+        z,
+        unit,
+        inverse_norm,
+        count,
+        D=width,
+        BLOCK_D=block,
+        ROWS=rows,
+        num_warps=4,
+    )
     return Rows(unit, inverse_norm)

@@ -17,7 +17,7 @@ from edgessl.config import read_toml
 
 MAPPED = {"kernels": "edgessl.kernels", "targets": "edgessl.targets"}
 EXTRAS = {
-    *("adapt", "all", "compile", "deploy", "dev", "mlperf", "openvino", "qnn"),
+    *("adapt", "all", "compile", "deploy", "dev", "kernels", "mlperf", "openvino", "qnn"),
     *("report", "tensorrt", "track", "train", "transformers"),
 }
 
