@@ -8,11 +8,9 @@ from torch import Tensor
 from edgessl.kernels.chunked.operations import Factors, SigmoidSums, Sums
 from edgessl.kernels.chunked.products import Products
 from edgessl.kernels.chunked.tiling import Masks, Tile, TileShape
+from edgessl.kernels.problem import SOFTPLUS_LIMIT
 
-__all__ = ["SOFTPLUS_LIMIT", "TorchOperations"]
-
-SOFTPLUS_LIMIT = 40.0
-"""Above, softplus(x) = x to the last bit of float64; PyTorch's default of 20 is for float32."""
+__all__ = ["TorchOperations"]
 
 
 class TorchOperations:

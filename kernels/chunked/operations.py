@@ -11,7 +11,7 @@ from torch import Tensor
 from edgessl.kernels.chunked.tiling import Masks, Tile
 from edgessl.kernels.problem import Pairs, Statistics, Terms
 
-__all__ = ["Factors", "Operations", "SigmoidSums", "Sums"]
+__all__ = ["Factors", "Operations", "SigmoidSums", "Summing", "Sums"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class SigmoidSums:
 
 
 class Operations(Protocol):
-    """Logits and weights of one pass, tile by tile.
+    """Weights of one pass, tile by tile.
 
     Blocks of rows and columns come as `edgessl.kernels.chunked.products.Products.block` gives
     them. Weights go out in a buffer that the next call takes, (rows, columns) contiguous in
@@ -103,14 +103,6 @@ class Operations(Protocol):
 
     def take_rows(self, block: Tensor) -> None:
         """Go to a strip: these are the rows of the following tiles."""
-
-    def sums(
-        self, block: Tensor, tile: Tile, masks: Masks, rows: Sums, columns: Sums | None
-    ) -> None:
-        """Add a tile's logits to its rows' sums and, unless None, to its columns'.
-
-        If both are one object the matrix is symmetric, and a tile on its diagonal is square.
-        """
 
     def weights(
         self, block: Tensor, tile: Tile, masks: Masks, rows: Factors, columns: Factors
@@ -127,3 +119,18 @@ class Operations(Protocol):
         sums: SigmoidSums,
     ) -> Tensor:
         """W of the sigmoid loss; losses and weights are added to the sums."""
+
+
+class Summing(Protocol):
+    """Logits of one pass, tile by tile, into sums; blocks as for `Operations`."""
+
+    def take_rows(self, block: Tensor) -> None:
+        """Go to a strip: these are the rows of the following tiles."""
+
+    def sums(
+        self, block: Tensor, tile: Tile, masks: Masks, rows: Sums, columns: Sums | None
+    ) -> None:
+        """Add a tile's logits to its rows' sums and, unless None, to its columns'.
+
+        If both are one object the matrix is symmetric, and a tile on its diagonal is square.
+        """

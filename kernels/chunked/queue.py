@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgessl.kernels.chunked.elementwise import SOFTPLUS_LIMIT, TorchOperations
+from edgessl.kernels.chunked.elementwise import TorchOperations
 from edgessl.kernels.chunked.products import Products
 from edgessl.kernels.chunked.scaling import empty_gradient, finish
 from edgessl.kernels.chunked.tiling import TileShape, strips, tiles
 from edgessl.kernels.engine import QueuePass
-from edgessl.kernels.problem import Rows
+from edgessl.kernels.problem import SOFTPLUS_LIMIT, Rows
 
 __all__ = ["queue_pass"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from edgessl.kernels.chunked.operations import Operations, Sums
+from edgessl.kernels.chunked.operations import Summing, Sums
 from edgessl.kernels.chunked.products import Products
 from edgessl.kernels.chunked.tiling import Masks, TileShape, strips, tiles
 
@@ -12,7 +12,7 @@ __all__ = ["add_sums"]
 
 
 def add_sums(
-    operations: Operations,
+    operations: Summing,
     products: Products,
     shape: TileShape,
     rows: Tensor,

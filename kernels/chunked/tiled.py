@@ -10,19 +10,17 @@ import torch
 from torch import Tensor
 
 from edgessl.kernels.chunked.gradients import mutual_gradients, row_gradients
-from edgessl.kernels.chunked.operations import Factors, Operations, SigmoidSums, Sums
+from edgessl.kernels.chunked.operations import Factors, Operations, SigmoidSums
 from edgessl.kernels.chunked.products import Products
-from edgessl.kernels.chunked.scaling import unit_rows
-from edgessl.kernels.chunked.statistics import add_sums
 from edgessl.kernels.chunked.tiling import Masks, Tile, TileShape, strips, tiles
 from edgessl.kernels.engine import SigmoidPass
-from edgessl.kernels.problem import Gradient, Pairs, Rows, Skip, Statistics, Terms
+from edgessl.kernels.problem import Gradient, Pairs, Rows, Skip, Terms
 
 __all__ = ["TiledEngine", "plainly"]
 
 
 class TiledEngine(ABC):
-    """`edgessl.kernels.engine.Engine` but for the queue; ``peaks`` are None, ``skip`` is ignored.
+    """Gradients and sigmoid losses of `edgessl.kernels.engine.Engine`; ``skip`` is ignored.
 
     What is done with a tile, and how large it is, is the subclass' matter.
     """
@@ -32,8 +30,8 @@ class TiledEngine(ABC):
         """Whether rows are multiplied in their own dtype, see `Products`."""
 
     @abstractmethod
-    def shape(self, rows: Tensor, columns: int, *, weights: bool) -> TileShape:
-        """Of tiles that leave weights for a second product, or only sums."""
+    def shape(self, rows: Tensor, columns: int) -> TileShape:
+        """Of tiles."""
 
     def products(self, rows: Tensor) -> Products:
         """Of rows of this dtype and device."""
@@ -42,54 +40,6 @@ class TiledEngine(ABC):
     @abstractmethod
     def operations(self, products: Products, scale: Tensor, shape: TileShape) -> Operations:
         """Of one pass."""
-
-    def unit_rows(self, z: Tensor) -> Rows:
-        """See `Engine.unit_rows`."""
-        with plainly(z):
-            return unit_rows(z)
-
-    def statistics(
-        self,
-        rows: Tensor,
-        columns: Tensor,
-        scale: Tensor,
-        pairs: Pairs,
-        *,
-        bounded: bool,
-        peaks: bool,
-    ) -> Statistics:
-        """See `Engine.statistics`."""
-        with plainly(rows):
-            rows, columns = rows.contiguous(), columns.contiguous()
-            run, products, shape = self._pass(rows, columns.shape[0], scale, weights=False)
-            sums = Sums.of(rows.shape[0], pairs, scale, bounded)
-            masks = Masks.of(pairs, rows.shape[0])
-            add_sums(run, products, shape, rows, columns, masks, sums, None)
-            return sums.statistics()
-
-    def mutual_statistics(
-        self,
-        rows: Tensor,
-        columns: Tensor | None,
-        scale: Tensor,
-        pairs: Pairs,
-        *,
-        bounded: bool,
-        peaks: bool,
-    ) -> tuple[Statistics, Statistics]:
-        """See `Engine.mutual_statistics`."""
-        with plainly(rows):
-            rows = rows.contiguous()
-            columns = None if columns is None else columns.contiguous()
-            others = rows if columns is None else columns
-            run, products, shape = self._pass(rows, others.shape[0], scale, weights=False)
-            masks = Masks.of(pairs, rows.shape[0])
-            row_sums = column_sums = Sums.of(rows.shape[0], pairs, scale, bounded)
-            if columns is not None:
-                column_sums = Sums.of(others.shape[0], pairs, scale, bounded)
-            add_sums(run, products, shape, rows, columns, masks, row_sums, column_sums)
-            found = row_sums.statistics()
-            return found, found if columns is None else column_sums.statistics()
 
     def gradients(
         self,
@@ -107,7 +57,7 @@ class TiledEngine(ABC):
         """See `Engine.gradients`."""
         with plainly(rows.values):
             rows, columns = _contiguous(rows), columns.contiguous()
-            run, products, shape = self._pass(rows.values, columns.shape[0], scale, weights=True)
+            run, products, shape = self._pass(rows.values, columns.shape[0], scale)
             masks = Masks.of(pairs, rows.values.shape[0])
             own = Factors.of(row_terms, bounded, products.weights_scale)
             other = Factors.of(column_terms, bounded, products.weights_scale)
@@ -154,7 +104,7 @@ class TiledEngine(ABC):
             columns = None if columns is None else _contiguous(columns)
             count = rows.values.shape[0]
             wide = count if columns is None else columns.values.shape[0]
-            run, products, shape = self._pass(rows.values, wide, scale, weights=True)
+            run, products, shape = self._pass(rows.values, wide, scale)
             masks = Masks.of(pairs, count)
             own = Factors.of(row_terms, bounded, products.weights_scale)
             other = own
@@ -181,7 +131,7 @@ class TiledEngine(ABC):
         with plainly(rows.values):
             rows, columns = _contiguous(rows), columns.contiguous()
             count = rows.values.shape[0]
-            run, products, shape = self._pass(rows.values, columns.shape[0], scale, weights=True)
+            run, products, shape = self._pass(rows.values, columns.shape[0], scale)
             masks = Masks.of(Pairs("towers", offset), count)
             sums = SigmoidSums(scale.new_zeros(count), scale.new_zeros(count))
             weight = None if column_weight is None else column_weight.contiguous()
@@ -218,7 +168,7 @@ class TiledEngine(ABC):
         with plainly(rows.values):
             rows, columns = _contiguous(rows), _contiguous(columns)
             count, wide = rows.values.shape[0], columns.values.shape[0]
-            run, products, shape = self._pass(rows.values, wide, scale, weights=True)
+            run, products, shape = self._pass(rows.values, wide, scale)
             masks = Masks.of(Pairs("towers"), count)
             sums = SigmoidSums(scale.new_zeros(count), scale.new_zeros(count))
 
@@ -229,9 +179,9 @@ class TiledEngine(ABC):
             return SigmoidPass(sums.losses, first, sums.weights), second
 
     def _pass(
-        self, rows: Tensor, columns: int, scale: Tensor, *, weights: bool
+        self, rows: Tensor, columns: int, scale: Tensor
     ) -> tuple[Operations, Products, TileShape]:
-        shape = self.shape(rows, columns, weights=weights)
+        shape = self.shape(rows, columns)
         products = self.products(rows)
         return self.operations(products, scale, shape), products, shape
 

@@ -7,7 +7,7 @@ for the logits and 2u for the products, as the fused kernels do, and the traffic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,19 +15,17 @@ import triton
 from torch import Tensor
 
 from edgessl.kernels.chunked.gradients import row_gradients
-from edgessl.kernels.chunked.operations import Factors, Operations, SigmoidSums, Sums
+from edgessl.kernels.chunked.operations import Factors, Operations, SigmoidSums
 from edgessl.kernels.chunked.products import Products
 from edgessl.kernels.chunked.tiled import TiledEngine, plainly
 from edgessl.kernels.chunked.tiling import Masks, Tile, TileShape
 from edgessl.kernels.engine import QueuePass
-from edgessl.kernels.fused.logits import architecture, forward_blocks
-from edgessl.kernels.fused.mutual import mutual_statistics
+from edgessl.kernels.fused.logits import Blocks, architecture, forward_blocks
 from edgessl.kernels.fused.statistics import statistics
-from edgessl.kernels.fused.unit_rows import unit_rows
 from edgessl.kernels.fused.wide_kernels import add_products, sigmoid_weights, softmax_weights
-from edgessl.kernels.problem import Pairs, Rows, Statistics, Terms
+from edgessl.kernels.problem import SOFTPLUS_LIMIT, Pairs, Rows, Terms
 
-__all__ = ["ADD_BLOCKS", "ADD_LAUNCH", "WideEngine"]
+__all__ = ["ADD_BLOCKS", "ADD_LAUNCH", "WideEngine", "wide_blocks"]
 
 ADD_BLOCKS = (64, 128, 64)
 """Rows, width and step of `add_products`; 1024 rows of D = 768 make 96 programs."""
@@ -37,7 +35,13 @@ ADD_LAUNCH = {"num_warps": 4, "num_stages": 3}
 
 _PRECISION = "tf32x3"
 _MOST_BYTES = 2**26
-_SOFTPLUS_LIMIT = 40.0
+
+
+def wide_blocks(width: int, dtype: torch.dtype, arch: int) -> Blocks:
+    """Tiles of the kernels that leave weights; arguments as of `forward_blocks`."""
+    blocks = forward_blocks(width, dtype, arch, mutual=False)
+    # Beside the labels of a 64×64 tile of float32, mma.sync leaves too few registers.
+    return replace(blocks, columns=32) if dtype == torch.float32 and blocks.part < 32 else blocks
 
 
 class WideProducts(Products):
@@ -71,7 +75,7 @@ class WideProducts(Products):
 
 @dataclass
 class WideOperations:
-    """`edgessl.kernels.chunked.operations.Operations` by Triton, but for sums."""
+    """`edgessl.kernels.chunked.operations.Operations` by Triton."""
 
     products: Products
     scale: Tensor
@@ -87,18 +91,12 @@ class WideOperations:
         """See `Operations.take_rows`."""
         self._rows = block
 
-    def sums(
-        self, block: Tensor, tile: Tile, masks: Masks, rows: Sums, columns: Sums | None
-    ) -> None:
-        """`edgessl.kernels.fused.statistics` are not made of tiles."""
-        raise NotImplementedError
-
     def weights(
         self, block: Tensor, tile: Tile, masks: Masks, rows: Factors, columns: Factors
     ) -> Tensor:
         """See `Operations.weights`."""
         out = tile.of(self._weights)
-        blocks = forward_blocks(block.shape[1], block.dtype, architecture(block), mutual=False)
+        blocks = wide_blocks(block.shape[1], block.dtype, architecture(block))
         high, wide = tile.shape
         with torch.cuda.device_of(block):
             softmax_weights[(triton.cdiv(high, blocks.rows), triton.cdiv(wide, blocks.columns))](
@@ -143,7 +141,7 @@ class WideOperations:
     ) -> Tensor:
         """See `Operations.sigmoid`."""
         out = tile.of(self._weights)
-        blocks = forward_blocks(block.shape[1], block.dtype, architecture(block), mutual=False)
+        blocks = wide_blocks(block.shape[1], block.dtype, architecture(block))
         high, wide = tile.shape
         column_blocks = triton.cdiv(wide, blocks.columns)
         parts = self.scale.new_empty(2, column_blocks, high)
@@ -177,7 +175,7 @@ class WideOperations:
 
 
 class WideEngine(TiledEngine):
-    """`edgessl.kernels.engine.Engine` for any D, on GPUs and in Triton's interpreter.
+    """Gradients, sigmoid losses and the queue of `edgessl.kernels.engine.Engine` for any D.
 
     ``skip`` is ignored: the second product takes whole tiles.
     """
@@ -189,7 +187,7 @@ class WideEngine(TiledEngine):
         """In half precision."""
         return rows.dtype in (torch.float16, torch.bfloat16)
 
-    def shape(self, rows: Tensor, columns: int, *, weights: bool) -> TileShape:
+    def shape(self, rows: Tensor, columns: int) -> TileShape:
         """Weights and sums that take a tenth of what rows and gradient take, 64 MB at most.
 
         Half of that, at least 512 rows, for a strip's sums, the rest for a tile's weights. At
@@ -212,36 +210,6 @@ class WideEngine(TiledEngine):
         """Those of Triton."""
         return WideOperations(products, scale, shape)
 
-    def unit_rows(self, z: Tensor) -> Rows:
-        """See `Engine.unit_rows`."""
-        return unit_rows(z)
-
-    def statistics(
-        self,
-        rows: Tensor,
-        columns: Tensor,
-        scale: Tensor,
-        pairs: Pairs,
-        *,
-        bounded: bool,
-        peaks: bool,
-    ) -> Statistics:
-        """See `Engine.statistics`."""
-        return statistics(rows, columns, scale, pairs, bounded=bounded, peaks=peaks)
-
-    def mutual_statistics(
-        self,
-        rows: Tensor,
-        columns: Tensor | None,
-        scale: Tensor,
-        pairs: Pairs,
-        *,
-        bounded: bool,
-        peaks: bool,
-    ) -> tuple[Statistics, Statistics]:
-        """See `Engine.mutual_statistics`."""
-        return mutual_statistics(rows, columns, scale, pairs, bounded=bounded, peaks=peaks)
-
     def queue(
         self,
         query: Rows,
@@ -261,11 +229,11 @@ class WideEngine(TiledEngine):
             found = statistics(query.values, queue, scale, pairs, bounded=bounded, peaks=False)
             positive = (query.values.float() * key).sum(1) * scale
             margin = found.others - positive
-            losses = F.softplus(margin, threshold=_SOFTPLUS_LIMIT)
+            losses = F.softplus(margin, threshold=SOFTPLUS_LIMIT)
             pull = torch.sigmoid(margin)
             if not gradients:
                 return QueuePass(losses, pull, None)
-            shape = self.shape(query.values, len(queue), weights=True)
+            shape = self.shape(query.values, len(queue))
             products = self.products(query.values)
             run = self.operations(products, scale, shape)
             masks = Masks.of(pairs, count)

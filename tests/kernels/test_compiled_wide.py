@@ -8,15 +8,14 @@ import torch
 pytest.importorskip("triton")
 
 from contracts.compiled_kernel import ARCHITECTURES, Kernel, check, compile_kernels
-from edgessl.kernels.fused.logits import forward_blocks
-from edgessl.kernels.fused.wide import ADD_BLOCKS, ADD_LAUNCH
+from edgessl.kernels.fused.wide import ADD_BLOCKS, ADD_LAUNCH, wide_blocks
 
 MODULE = "edgessl.kernels.fused.wide_kernels"
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def tile(width: int, kind: str, arch: int) -> dict[str, int | str]:
-    blocks = forward_blocks(width, TYPES[kind], arch, mutual=False)
+    blocks = wide_blocks(width, TYPES[kind], arch)
     return {
         "ROWS": blocks.rows,
         "COLUMNS": blocks.columns,
@@ -27,7 +26,7 @@ def tile(width: int, kind: str, arch: int) -> dict[str, int | str]:
 
 
 def launch(width: int, kind: str, arch: int) -> dict[str, int]:
-    blocks = forward_blocks(width, TYPES[kind], arch, mutual=False)
+    blocks = wide_blocks(width, TYPES[kind], arch)
     return {"arch": arch, "num_warps": blocks.warps, "num_stages": blocks.stages}
 
 

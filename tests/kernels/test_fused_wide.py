@@ -22,6 +22,7 @@ from edgessl.kernels.problem import PairKind, Pairs, Rows, Terms
 pytest.importorskip("triton")
 
 from contracts.device_rows import DEVICE, followed_by_nan
+from edgessl.kernels import fused
 from edgessl.kernels.chunked.tiling import TileShape
 from edgessl.kernels.fused.wide import WideEngine
 
@@ -51,17 +52,17 @@ class TestStatistics:
     @pytest.mark.parametrize("width", WIDTHS)
     def test_widths(self, dtype: torch.dtype, width: int) -> None:
         rows = rows_of(70, width, dtype)
-        check_statistics(ENGINE, rows, None, 14.0, Pairs("views"), bounded=True)
+        check_statistics(fused, rows, None, 14.0, Pairs("views"), bounded=True)
 
     @pytest.mark.parametrize("kind", ["views", "towers", "labels"])
     @pytest.mark.parametrize("bounded", [True, False])
     def test_kinds(self, kind: PairKind, bounded: bool) -> None:
         rows = rows_of(50, 640)
-        check_statistics(ENGINE, rows, rows, 14.0, pairs_of(kind, 50), bounded=bounded)
+        check_statistics(fused, rows, rows, 14.0, pairs_of(kind, 50), bounded=bounded)
 
     def test_unit_rows(self) -> None:
         z = followed_by_nan(torch.randn(7, 1000))
-        found, expected = ENGINE.unit_rows(z), ORACLE.unit_rows(z)
+        found, expected = fused.unit_rows(z), ORACLE.unit_rows(z)
         close(found.values, expected.values, 1e-6, "unit rows")
 
 
@@ -120,7 +121,7 @@ class TestGradients:
     def test_memory_of_the_default_shape(self) -> None:
         """A tile's weights and a strip's sums are a tenth of rows and gradient at most."""
         rows = torch.empty(16384, 768, dtype=torch.bfloat16, device="meta")
-        shape = WideEngine().shape(rows, 16384, weights=True)
+        shape = WideEngine().shape(rows, 16384)
         taken = 2 * shape.rows * shape.columns + 4 * shape.rows * 768
         assert taken <= 0.1 * (2 * 2 * rows.numel())
 
