@@ -47,7 +47,8 @@ def clip_loss(
         reduction: ``"mean"`` over this process's N pairs, ``"sum"`` of them, or ``"none"``.
         implementation: ``"auto"``, ``"triton"``, ``"chunked"`` or ``"reference"``.
         group: Processes that share a global batch, each with N pairs of its own.
-        skip_tiles: Leave out vanishing blocks of pairs in the backward; None: in 16 bits.
+        skip_tiles: Leave out vanishing blocks of pairs in the backward; None: in 16 bits
+            from a scale of 50 on that is a number.
 
     Returns:
         A float32 scalar, or (N,) for ``reduction="none"``.
@@ -75,7 +76,7 @@ def clip_loss(
             normalize=normalize,
             bounded=is_bounded(logit_scale, normalize),
             uniform=reduction != "none",
-            skip_tiles=skips_tiles(skip_tiles, chosen, image),
+            skip_tiles=skips_tiles(skip_tiles, chosen, image, logit_scale),
             group_name=group_name(group),
         )
     return reduced(losses, reduction)

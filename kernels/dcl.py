@@ -38,7 +38,8 @@ def dcl(
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         implementation: ``"auto"``, ``"triton"``, ``"chunked"`` or ``"reference"``.
         group: Processes that share a global batch.
-        skip_tiles: Leave out vanishing blocks of pairs in the backward; None: in 16 bits.
+        skip_tiles: Leave out vanishing blocks of pairs in the backward; None: in 16 bits at
+            τ ≤ 0.02.
 
     Returns:
         A float32 scalar, or (2N,) for ``reduction="none"``; it can be negative.

@@ -48,8 +48,8 @@ def nt_xent(
             gradients after DDP's averaging. For ``"mean"`` and ``"sum"`` all processes must go
             back with the same upstream gradient, as under DDP; nothing is exchanged then. For
             ``"none"`` the upstream gradients are gathered.
-        skip_tiles: Let Triton's backward leave out 128×128 blocks of pairs whose weights sum to
-            less than the dtype's eps; None does so for float16 and bfloat16.
+        skip_tiles: Let Triton's backward leave out 128×128 blocks of pairs that cannot change a
+            gradient by the dtype's eps; None does so for float16 and bfloat16 at τ ≤ 0.02.
 
     Returns:
         A float32 scalar, or (2N,) for ``reduction="none"``.

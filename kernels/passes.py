@@ -16,13 +16,24 @@ _BOUNDED_SCALE = 74.0
 """exp(±74), summed over a million rows, stays a normal float32, whose range is exp(±87)."""
 
 
+_SHARP_SCALE = 50.0
+"""Scale from which on some of the blocks of pairs can vanish (benchmarks/kernels/skipping.py)."""
+
+
 def is_bounded(scale: float | Tensor, normalize: bool) -> bool:
     """Whether no exponential of a logit can leave float32, known without waiting for a GPU."""
     return normalize and not isinstance(scale, Tensor) and scale <= _BOUNDED_SCALE
 
 
-def skips_tiles(asked: bool | None, chosen: Chosen, rows: Tensor) -> bool:
-    """Whether the backward may leave out blocks of pairs; None: in float16 and bfloat16."""
+def skips_tiles(asked: bool | None, chosen: Chosen, rows: Tensor, scale: float | Tensor) -> bool:
+    """Whether the backward may leave out blocks of pairs.
+
+    None: in float16 and bfloat16 from a scale of 50 (τ = 0.02) on that is a number. Below, nothing
+    vanishes, and looking for it costs the forward its overlap of products and exponentials.
+    """
     if chosen != "triton" or rows.shape[1] > FUSED_DIM:
         return False
-    return rows.dtype != torch.float32 if asked is None else asked
+    if asked is not None:
+        return asked
+    sharp = not isinstance(scale, Tensor) and scale >= _SHARP_SCALE
+    return sharp and rows.dtype != torch.float32

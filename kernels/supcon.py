@@ -53,7 +53,8 @@ def supcon(
             the global batch; 0 if none do. ``"sum"`` of them. ``"none"`` gives 0 for the others.
         implementation: ``"auto"``, ``"triton"``, ``"chunked"`` or ``"reference"``.
         group: Processes that share a global batch, each with M rows of its own.
-        skip_tiles: Leave out vanishing blocks of pairs in the backward; None: in 16 bits.
+        skip_tiles: Leave out vanishing blocks of pairs in the backward; None: in 16 bits at
+            τ ≤ 0.02.
 
     Returns:
         A float32 scalar, or (M,) for ``reduction="none"``.
@@ -84,7 +85,7 @@ def supcon(
             decoupled=False,
             bounded=is_bounded(1 / temperature, normalize),
             uniform=reduction != "none",
-            skip_tiles=skips_tiles(skip_tiles, chosen, z),
+            skip_tiles=skips_tiles(skip_tiles, chosen, z, 1 / temperature),
             group_name=group_name(group),
         )
     if reduction == "mean":

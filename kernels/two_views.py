@@ -60,7 +60,7 @@ def two_views_loss(
             decoupled=decoupled,
             bounded=is_bounded(1 / temperature, normalize),
             uniform=reduction != "none",
-            skip_tiles=skips_tiles(skip_tiles, chosen, z),
+            skip_tiles=skips_tiles(skip_tiles, chosen, z, 1 / temperature),
             group_name=group_name(group),
         )
     return reduced(losses, reduction)

@@ -2,15 +2,15 @@
 
     python benchmarks/kernels/cpu.py [--json benchmarks/results/kernels_cpu.json]
 
-Forward and backward of NT-Xent, CLIP's and SigLIP's loss at M = 8192 rows of D = 128 in float32,
-with PyTorch's own number of threads: one for each core, unless OMP_NUM_THREADS says otherwise. Both
-take turns; the figure is the ratio of neighbours, as a median with a 95 % interval (bootstrap). The
-machine has to be idle otherwise: threads of an operation wait for each other, and the chunked path
-has many short operations where eager PyTorch has few long ones. Memory is the growth of the
-resident set's high-water mark (VmHWM) over what there was once everything is imported and the
-inputs are made, each in a process of its own.
+Forward and backward of NT-Xent, CLIP's and SigLIP's loss at M = 8192 rows (of each of two towers)
+of D = 128 in float32, with PyTorch's own number of threads: one for each core, unless
+OMP_NUM_THREADS says otherwise. Both take turns; the figure is the ratio of neighbours, as a median
+with a 95 % interval (bootstrap). The machine has to be idle otherwise: threads of an operation wait
+for each other, and the chunked path has many short operations where eager PyTorch has few long
+ones. Memory is the growth of the resident set's high-water mark (VmHWM) over what there was once
+everything is imported and the inputs are made, each in a process of its own.
 
-Exit codes: 0 the goals of NT-Xent are reached (as fast, at most 1/20 of the memory), 1 they are
+Exit codes: 0 the goals are reached by all three (as fast, at most 1/20 of the memory), 1 they are
 not.
 """
 
@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures go as JSON")
     parser.add_argument("--repeats", type=int, default=15, help="pairs of timings for each loss")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=ROWS, help="M; two towers have M/2 rows each")
+    parser.add_argument("--rows", type=int, default=ROWS, help="M; of each of two towers too")
     parser.add_argument("--width", type=int, default=WIDTH, help="D")
     parser.add_argument("--peak", nargs=2, metavar=("LOSS", "WHO"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -60,10 +60,11 @@ def main() -> int:
         return 0
     before = os.getloadavg()[0]
     rows = [measure(loss, options) for loss in LOSSES]
-    goal = rows[0]
     reached = {
-        "as fast as eager": goal["speed_ratio"]["median"] >= 1,
-        "at most 1/20 of its memory": goal["memory_ratio"] >= LEAST_MEMORY_RATIO,
+        "as fast as eager": all(row["speed_ratio"]["median"] >= 1 for row in rows),
+        "at most 1/20 of its memory": all(
+            row["memory_ratio"] >= LEAST_MEMORY_RATIO for row in rows
+        ),
     }
     result = {
         "schema_version": 1,
@@ -130,10 +131,11 @@ def measure(loss: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_inputs(loss: str, rows: int, width: int, seed: int) -> list[Tensor]:
-    """One matrix of M rows, or two of M/2: pairs that resemble each other, as in training."""
+    """One matrix of M rows, or two of M: pairs that resemble each other, as in training."""
     generator = torch.Generator().manual_seed(seed)
-    first = torch.randn(rows // 2, width, generator=generator)
-    second = first + 0.5 * torch.randn(rows // 2, width, generator=generator)
+    pairs = rows // 2 if loss == "nt_xent" else rows
+    first = torch.randn(pairs, width, generator=generator)
+    second = first + 0.5 * torch.randn(pairs, width, generator=generator)
     inputs = [torch.cat([first, second])] if loss == "nt_xent" else [first, second]
     return [one.requires_grad_() for one in inputs]
 

@@ -42,7 +42,7 @@ def with_figures(text: str, name: str, figures: str) -> str:
 def cpu_figures(result: dict[str, Any]) -> str:
     """Time and memory of each loss beside eager PyTorch."""
     lines = [
-        f"M = {result['rows']:,} rows (two towers of {result['rows'] // 2:,} each), "
+        f"M = {result['rows']:,} rows (and of each of two towers), "
         f"D = {result['width']}, float32, forward and backward together; {result['cpu']}, "
         f"{result['threads']} thread{'s' * (result['threads'] != 1)}, "
         f"torch {result['versions']['torch']}; "
@@ -65,7 +65,7 @@ def cpu_figures(result: dict[str, Any]) -> str:
     goals = [
         f"{name}: {'reached' if met else '**missed**'}" for name, met in result["goals"].items()
     ]
-    return "\n".join([*lines, "", f"Goals of NT-Xent: {'; '.join(goals)}.", ""])
+    return "\n".join([*lines, "", f"Goals of all three: {'; '.join(goals)}.", ""])
 
 
 def gpu_figures(result: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ class Kernel:
         arch: Compute capability, 90 for 9.0.
         num_warps: As at the launch.
         num_stages: As at the launch.
+        remarks: Whether to ask ptxas what it has to say, which compiles once more.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Kernel:
     arch: int
     num_warps: int
     num_stages: int
+    remarks: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Compiled:
             first words: ``"wgmma.mma_async"`` (tensor cores of 90), ``"mma.sync"`` (of 80 and 87),
             ``"ex2"``, ``"lg2"``, ``"atom"``, ``"red"``.
         code_bytes: Size of the binary.
+        remarks: Of ptxas, where they were asked for: losses of performance.
     """
 
     error: str = ""
@@ -68,6 +71,7 @@ class Compiled:
     shared_bytes: int = 0
     instructions: Mapping[str, int] = field(default_factory=dict)
     code_bytes: int = 0
+    remarks: Sequence[str] = ()
 
 
 def check(kernel: Kernel, compiled: Compiled, *, products: bool = True) -> None:
@@ -146,7 +150,34 @@ def _compile(kernel: Kernel) -> Compiled:
         shared_bytes=built.metadata.shared,
         instructions=counts,
         code_bytes=len(built.asm["cubin"]),
+        remarks=_remarks(ptx, kernel.arch) if kernel.remarks else (),
     )
+
+
+def _remarks(ptx: str, arch: int) -> list[str]:
+    """What ptxas says of performance that is lost: products of Hopper that wait for each other."""
+    import tempfile
+
+    import triton
+
+    folder = Path(triton.__file__).parent / "backends/nvidia/bin"
+    said = ""
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        # Triton brings two; the older one may not know the version of this PTX.
+        for tool in sorted(folder.glob("ptxas*")):
+            name = f"--gpu-name=sm_{arch}{'a' if arch >= 90 else ''}"
+            done = subprocess.run(
+                [str(tool), "-v", name, file.name, "-o", "/dev/null"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            said = done.stdout + done.stderr
+            if done.returncode == 0:
+                return [line for line in said.splitlines() if "Performance Loss" in line]
+    raise RuntimeError(said)
 
 
 def _usage(cubin: bytes) -> dict[str, int]:

@@ -114,6 +114,16 @@ def test_widths_that_are_no_powers_of_two() -> None:
         check(one, compiled)
 
 
+def test_products_of_hopper_overlap() -> None:
+    kernels = [
+        dataclasses.replace(kernel(width, "bf16", 90, one), remarks=True)
+        for width in (128, 256, 512)
+        for one in VARIANTS[:2]
+    ]
+    for one, compiled in zip(kernels, compile_kernels(kernels), strict=True):
+        assert not compiled.remarks, one
+
+
 def test_one_exponential_per_pair_if_bounded() -> None:
     one, two = compile_kernels(
         [kernel(256, "bf16", 90, Variant(bounded=bounded)) for bounded in (True, False)]

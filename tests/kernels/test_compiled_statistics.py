@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -106,6 +108,14 @@ def test_tiles_use_tensor_cores_and_do_not_spill(arch: int) -> None:
     kernels = [kernel for width, dtype in CASES[arch] for kernel in variants(width, dtype, arch)]
     for kernel, compiled in zip(kernels, compile_kernels(kernels), strict=True):
         check(kernel, compiled)
+
+
+def test_products_of_hopper_overlap() -> None:
+    kernels = [of_strips(width, "bf16", 90, triangle=True, peaks=True) for width in (128, 256, 512)]
+    kernels += [of_rows(256, "bf16", 90, "views", bounded=False, peaks=True)]
+    kernels = [dataclasses.replace(kernel, remarks=True) for kernel in kernels]
+    for kernel, compiled in zip(kernels, compile_kernels(kernels), strict=True):
+        assert not compiled.remarks, kernel
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
