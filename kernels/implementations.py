@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Literal
 
@@ -14,9 +15,25 @@ __all__ = ["Chosen", "choose", "describe_implementation"]
 
 Chosen = Literal["triton", "chunked", "reference"]
 
-_HAS_TRITON = find_spec("triton") is not None
+_OLDEST_TRITON = (3, 6)
+"""With `map_elementwise`; the kernels were compiled with 3.9."""
+
 _OLDEST = (8, 0)
 """Compute capability from which tensor cores take bfloat16 (Ampere)."""
+
+
+def _triton_obstacle() -> str | None:
+    """Why the package triton cannot be used; None if it can."""
+    if find_spec("triton") is None:
+        return "needs the package triton, which is not installed"
+    found = version("triton")
+    numbers = tuple(int(number) for number in found.split(".")[:2])
+    if numbers < _OLDEST_TRITON:
+        return f"needs triton 3.6 or newer, found {found}"
+    return None
+
+
+_NO_TRITON = _triton_obstacle()
 
 
 def choose(function: str, implementation: Implementation, rows: Tensor) -> Chosen:
@@ -44,19 +61,17 @@ def describe_implementation() -> str:
         return "chunked: PyTorch sees no CUDA GPU"
     name = torch.cuda.get_device_name()
     capability = torch.cuda.get_device_capability()
-    if not _HAS_TRITON:
-        return f"chunked: Triton is not installed ({name}); pip install triton"
+    if _NO_TRITON is not None:
+        return f"chunked: 'triton' {_NO_TRITON} ({name}); pip install --upgrade triton"
     if capability < _OLDEST:
         return f"chunked: {name} is sm_{capability[0]}{capability[1]}, Triton's kernels need sm_80"
-    import triton
-
-    return f"triton {triton.__version__}: {name}, sm_{capability[0]}{capability[1]}"
+    return f"triton {version('triton')}: {name}, sm_{capability[0]}{capability[1]}"
 
 
 def _obstacle(rows: Tensor) -> str | None:
     """Why Triton's kernels cannot take these rows; None if they can."""
-    if not _HAS_TRITON:
-        return "needs the package triton, which is not installed"
+    if _NO_TRITON is not None:
+        return _NO_TRITON
     if rows.dtype == torch.float64:
         return "takes float32, float16 and bfloat16, found float64"
     if rows.is_cuda:

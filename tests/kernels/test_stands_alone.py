@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from edgessl.kernels import implementations
+
 ALLOWED = {"edgessl", "torch", "triton", "typing_extensions"} | set(sys.stdlib_module_names)
 
 WITHOUT_TRITON = """
@@ -73,6 +77,13 @@ def test_triton_is_imported_in_one_folder(root: Path) -> None:
 
 def test_losses_are_imported_without_the_rest() -> None:
     _run(NOTHING_ELSE)
+
+
+def test_an_old_triton_is_an_obstacle_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    for found, expected in (("3.4.0", "needs triton 3.6 or newer, found 3.4.0"), ("3.10.1", None)):
+        monkeypatch.setattr(implementations, "version", lambda name, found=found: found)
+        assert implementations._triton_obstacle() == expected
 
 
 def test_losses_work_without_triton() -> None:
