@@ -196,7 +196,7 @@ def test_triton_is_refused_where_it_cannot_run(loss: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(implementations, "_interpreted", lambda: False)
     refused(loss, ValueError, "triton", "GPU", "cpu", "chunked", implementation="triton")
-    monkeypatch.setattr(implementations, "_NO_TRITON", "needs the package triton")
+    monkeypatch.setattr(implementations, "_NO_TRITON", "is not installed")
     refused(loss, ValueError, "triton", "not installed", "chunked", implementation="triton")
     # Nobody asked for Triton here, so that its absence changes nothing.
     assert getattr(kernels, loss)(**GOOD[loss]).isfinite()
