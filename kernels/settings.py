@@ -35,11 +35,16 @@ class ContrastiveLoss(nn.Module):
     """A loss with its keywords kept in ``settings``: those of its function, unchanged.
 
     Raises:
+        TypeError: An unknown keyword.
         ValueError: An unknown reduction or implementation.
     """
 
     def __init__(self, **settings: Unpack[Settings]) -> None:
         super().__init__()
+        for name in settings:
+            if name not in Settings.__annotations__:
+                choices = ", ".join(Settings.__annotations__)
+                raise TypeError(f"{type(self).__name__}: no keyword {name!r}; there are {choices}")
         check_words(
             type(self).__name__,
             settings.get("reduction", "mean"),

@@ -191,6 +191,12 @@ def test_words(loss: str, keyword: str) -> None:
 
 
 @each_loss
+def test_a_module_knows_its_keywords(loss: str) -> None:
+    with pytest.raises(TypeError, match=f"{MODULES[loss]}: no keyword 'reducton'; there are"):
+        getattr(kernels, MODULES[loss])(reducton="mean")
+
+
+@each_loss
 def test_triton_is_refused_where_it_cannot_run(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgessl.kernels import implementations
 
