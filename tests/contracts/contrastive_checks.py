@@ -26,7 +26,11 @@ __all__ = [
     "upstream_of",
 ]
 
-ENGINES = ("cpu-chunked", "cpu-triton", "cuda-chunked", "cuda-triton")
+ENGINES = (
+    "cpu-chunked",
+    "cpu-triton",
+    *(("cuda-chunked", "cuda-triton") if torch.cuda.is_available() else ()),
+)
 """Where and by what a loss is computed; on a CPU Triton's kernels run in its interpreter."""
 
 EPS = {

@@ -134,3 +134,8 @@ def test_skipping_blocks_changes_nothing_that_float32_can_hold(loss: str, engine
     given = problem(loss, 300, 24, 0.01, spread=0.1).to(device)
     check(given, implementation=implementation, skip_tiles=True)
     check(given, implementation=implementation, skip_tiles=False)
+
+
+def test_the_same_tests_run_on_the_card() -> None:
+    available("cuda-triton")  # skips, once for all of them, where there is none
+    assert "cuda-triton" in ENGINES
