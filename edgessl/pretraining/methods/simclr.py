@@ -58,9 +58,7 @@ class SimCLR(Method):
     def forward(self, batch: Batch, context: StepContext) -> StepOutput:
         """Loss of (N, …) pairs of views; the positives' mean cosine is reported."""
         z = self.projector(self.encoder(torch.cat(batch.views)))
-        loss = nt_xent(
-            z, self.temperature, implementation=self.implementation, group=context.group
-        )
+        loss = nt_xent(z, self.temperature, implementation=self.implementation, group=context.group)
         first, second = z.detach().float().chunk(2)
         positive = torch.cosine_similarity(first, second).mean()
         return StepOutput(loss, {"positive_cosine": positive})
