@@ -7,8 +7,9 @@ from torch import Tensor
 
 from edgessl.kernels.chunked.operations import Factors, SigmoidSums, Sums
 from edgessl.kernels.chunked.products import Products
+from edgessl.kernels.chunked.scaling import finish
 from edgessl.kernels.chunked.tiling import Masks, Tile, TileShape
-from edgessl.kernels.problem import SOFTPLUS_LIMIT
+from edgessl.kernels.problem import SOFTPLUS_LIMIT, Gradient, Rows
 
 __all__ = ["TorchOperations"]
 
@@ -49,6 +50,10 @@ class TorchOperations:
         if columns is not None and columns.largest is not None:
             total, largest = columns.total[tile.own_columns], columns.largest[tile.own_columns]
             _add_online(logits, logits, total, largest, 0)
+
+    def finish(self, sums: Tensor, rows: Rows, factor: Tensor, start: int, out: Gradient) -> None:
+        """See `Operations.finish`."""
+        finish(sums, rows, factor, start, out)
 
     def weights(
         self, block: Tensor, tile: Tile, masks: Masks, rows: Factors, columns: Factors

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgessl.kernels.chunked.operations import Operations
 from edgessl.kernels.chunked.products import Products
-from edgessl.kernels.chunked.scaling import empty_gradient, finish
+from edgessl.kernels.chunked.scaling import empty_gradient
 from edgessl.kernels.chunked.tiling import Tile, TileShape, strips, tiles
 from edgessl.kernels.problem import Gradient, Rows
 
@@ -43,7 +43,7 @@ def row_gradients(
         for tile in tiles(strip, columns, shape):
             block = products.block(columns, tile.own_columns, "columns")
             products.accumulate(taken, weigh(block, tile), block)
-        finish(taken, rows, factor, strip.start, out)
+        operations.finish(taken, rows, factor, strip.start, out)
     return out
 
 
@@ -76,9 +76,9 @@ def mutual_gradients(
             if columns is not None or tile.column != tile.row:
                 products.accumulate(column_sums[tile.own_columns], weights.T, own)
     factor = factor / products.weights_scale
-    finish(row_sums, rows, factor, 0, row_out)
+    operations.finish(row_sums, rows, factor, 0, row_out)
     if columns is not None:
-        finish(column_sums, columns, factor, 0, column_out)
+        operations.finish(column_sums, columns, factor, 0, column_out)
     return row_out, column_out
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgessl.kernels.chunked.tiling import Masks, Tile
-from edgessl.kernels.problem import Pairs, Statistics, Terms
+from edgessl.kernels.problem import Gradient, Pairs, Rows, Statistics, Terms
 
 __all__ = ["Factors", "Operations", "SigmoidSums", "Summing", "Sums"]
 
@@ -103,6 +103,9 @@ class Operations(Protocol):
 
     def take_rows(self, block: Tensor) -> None:
         """Go to a strip: these are the rows of the following tiles."""
+
+    def finish(self, sums: Tensor, rows: Rows, factor: Tensor, start: int, out: Gradient) -> None:
+        """See `edgessl.kernels.chunked.scaling.finish`."""
 
     def weights(
         self, block: Tensor, tile: Tile, masks: Masks, rows: Factors, columns: Factors

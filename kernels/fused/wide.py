@@ -20,15 +20,24 @@ from edgessl.kernels.chunked.products import Products
 from edgessl.kernels.chunked.tiled import TiledEngine, plainly
 from edgessl.kernels.chunked.tiling import Masks, Tile, TileShape
 from edgessl.kernels.engine import QueuePass
+from edgessl.kernels.fused.launch import launch
 from edgessl.kernels.fused.logits import Blocks, architecture, forward_blocks
 from edgessl.kernels.fused.statistics import statistics
-from edgessl.kernels.fused.wide_kernels import add_products, sigmoid_weights, softmax_weights
-from edgessl.kernels.problem import SOFTPLUS_LIMIT, Pairs, Rows, Terms
+from edgessl.kernels.fused.wide_kernels import (
+    add_products,
+    finish_strip,
+    sigmoid_weights,
+    softmax_weights,
+)
+from edgessl.kernels.problem import SOFTPLUS_LIMIT, Gradient, Pairs, Rows, Terms
 
-__all__ = ["ADD_BLOCKS", "ADD_LAUNCH", "WideEngine", "wide_blocks"]
+__all__ = ["ADD_BLOCKS", "ADD_LAUNCH", "FINISH_BLOCKS", "WideEngine", "wide_blocks"]
 
 ADD_BLOCKS = (64, 128, 64)
 """Rows, width and step of `add_products`; 1024 rows of D = 768 make 96 programs."""
+
+FINISH_BLOCKS = (16, 64)
+"""Rows and step of `finish_strip`."""
 
 ADD_LAUNCH = {"num_warps": 4, "num_stages": 3}
 """Of `add_products`."""
@@ -57,20 +66,22 @@ class WideProducts(Products):
             return
         (rows, count), width = weights.shape, columns.shape[1]
         high, wide, step = ADD_BLOCKS
-        with torch.cuda.device_of(sums):
-            add_products[(triton.cdiv(rows, high), triton.cdiv(width, wide))](
-                weights,
-                columns,
-                sums,
-                rows,
-                count,
-                D=width,
-                ROWS=high,
-                WIDTH=wide,
-                STEP=step,
-                PRECISION=_PRECISION,
-                **ADD_LAUNCH,
-            )
+        launch(
+            add_products,
+            (triton.cdiv(rows, high), triton.cdiv(width, wide)),
+            sums,
+            weights,
+            columns,
+            sums,
+            rows,
+            count,
+            D=width,
+            ROWS=high,
+            WIDTH=wide,
+            STEP=step,
+            PRECISION=_PRECISION,
+            **ADD_LAUNCH,
+        )
 
 
 @dataclass
@@ -91,6 +102,27 @@ class WideOperations:
         """See `Operations.take_rows`."""
         self._rows = block
 
+    def finish(self, sums: Tensor, rows: Rows, factor: Tensor, start: int, out: Gradient) -> None:
+        """See `Operations.finish`."""
+        own = slice(start, start + len(sums))
+        high, part = FINISH_BLOCKS
+        launch(
+            finish_strip,
+            (triton.cdiv(len(sums), high),),
+            sums,
+            sums,
+            rows.values[own],
+            None if rows.inverse_norm is None else rows.inverse_norm[own],
+            factor,
+            out.rows[own],
+            out.along[own],
+            len(sums),
+            D=sums.shape[1],
+            ROWS=high,
+            PART=part,
+            num_warps=4,
+        )
+
     def weights(
         self, block: Tensor, tile: Tile, masks: Masks, rows: Factors, columns: Factors
     ) -> Tensor:
@@ -98,36 +130,38 @@ class WideOperations:
         out = tile.of(self._weights)
         blocks = wide_blocks(block.shape[1], block.dtype, architecture(block))
         high, wide = tile.shape
-        with torch.cuda.device_of(block):
-            softmax_weights[(triton.cdiv(high, blocks.rows), triton.cdiv(wide, blocks.columns))](
-                self._rows,
-                block,
-                self.scale,
-                rows.shift,
-                rows.weight,
-                rows.pull,
-                columns.shift,
-                columns.weight,
-                columns.pull,
-                masks.row_labels,
-                masks.column_labels,
-                out,
-                high,
-                wide,
-                tile.row,
-                tile.column,
-                masks.count // 2,
-                masks.pairs.offset,
-                KIND=masks.pairs.kind,
-                BOUNDED=rows.shift is None,
-                ROWS=blocks.rows,
-                COLUMNS=blocks.columns,
-                D=block.shape[1],
-                PART=blocks.part,
-                PRECISION=_PRECISION,
-                num_warps=blocks.warps,
-                num_stages=blocks.stages,
-            )
+        launch(
+            softmax_weights,
+            (triton.cdiv(high, blocks.rows), triton.cdiv(wide, blocks.columns)),
+            block,
+            self._rows,
+            block,
+            self.scale,
+            rows.shift,
+            rows.weight,
+            rows.pull,
+            columns.shift,
+            columns.weight,
+            columns.pull,
+            masks.row_labels,
+            masks.column_labels,
+            out,
+            high,
+            wide,
+            tile.row,
+            tile.column,
+            masks.count // 2,
+            masks.pairs.offset,
+            KIND=masks.pairs.kind,
+            BOUNDED=rows.shift is None,
+            ROWS=blocks.rows,
+            COLUMNS=blocks.columns,
+            D=block.shape[1],
+            PART=blocks.part,
+            PRECISION=_PRECISION,
+            num_warps=blocks.warps,
+            num_stages=blocks.stages,
+        )
         return out
 
     def sigmoid(
@@ -145,30 +179,32 @@ class WideOperations:
         high, wide = tile.shape
         column_blocks = triton.cdiv(wide, blocks.columns)
         parts = self.scale.new_empty(2, column_blocks, high)
-        with torch.cuda.device_of(block):
-            sigmoid_weights[(triton.cdiv(high, blocks.rows), column_blocks)](
-                self._rows,
-                block,
-                self.scale,
-                bias,
-                column_weight,
-                parts[0],
-                parts[1],
-                out,
-                high,
-                wide,
-                tile.row,
-                tile.column,
-                masks.pairs.offset,
-                self.products.weights_scale,
-                ROWS=blocks.rows,
-                COLUMNS=blocks.columns,
-                D=block.shape[1],
-                PART=blocks.part,
-                PRECISION=_PRECISION,
-                num_warps=blocks.warps,
-                num_stages=blocks.stages,
-            )
+        launch(
+            sigmoid_weights,
+            (triton.cdiv(high, blocks.rows), column_blocks),
+            block,
+            self._rows,
+            block,
+            self.scale,
+            bias,
+            column_weight,
+            parts[0],
+            parts[1],
+            out,
+            high,
+            wide,
+            tile.row,
+            tile.column,
+            masks.pairs.offset,
+            self.products.weights_scale,
+            ROWS=blocks.rows,
+            COLUMNS=blocks.columns,
+            D=block.shape[1],
+            PART=blocks.part,
+            PRECISION=_PRECISION,
+            num_warps=blocks.warps,
+            num_stages=blocks.stages,
+        )
         sums.losses[tile.own_rows].add_(parts[0].sum(0))
         sums.weights[tile.own_rows].add_(parts[1].sum(0))
         return out

@@ -1,4 +1,4 @@
-"""Kernels for rows too wide to stay on the chip: weights of a tile, and their product with columns.
+"""Kernels for rows too wide to stay on the chip: a tile's weights, their product, gradients' ends.
 
 A tile's logits never leave the chip; its weights do, rounded, for the second product.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from edgessl.kernels.fused.logits import tile_products
+from edgessl.kernels.fused.logits import load_block, tile_products
 from edgessl.kernels.fused.softplus import LN_2, softplus_and_slope
 from edgessl.kernels.fused.tiles import INTERPRETED, LOG2_E, rounded
 
-__all__ = ["add_products", "sigmoid_weights", "softmax_weights"]
+__all__ = ["add_products", "finish_strip", "sigmoid_weights", "softmax_weights"]
 
 # As in `edgessl.kernels.fused.tiles`.
 _UPCAST = tl.constexpr(INTERPRETED)
@@ -185,3 +185,42 @@ def add_products(
     place = sums + row.to(tl.int64)[:, None] * D + d[None, :]
     inside = (row[:, None] < rows) & (d[None, :] < D)
     tl.store(place, tl.load(place, mask=inside, other=0.0) + found, mask=inside)
+
+
+@triton.jit
+def finish_strip(
+    sums,
+    values,
+    inverse_norm,
+    factor,
+    out,
+    along,
+    rows,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    PART: tl.constexpr,
+):
+    """`edgessl.kernels.fused.finish.finish_rows` for any D, PART columns at a time.
+
+    ``sums`` (rows, D) float32, dẑ without ``factor`` (one float32); it may be ``out``.
+    """
+    first = tl.program_id(0) * ROWS
+    row = first + tl.arange(0, ROWS)
+    inside = row < rows
+    multiple = tl.load(factor)
+    lengthwise = tl.zeros((ROWS,), tl.float32)
+    for start in range(0, D, PART):
+        unit = load_block(values, first, rows, ROWS, start, D, PART).to(tl.float32)
+        gradient = load_block(sums, first, rows, ROWS, start, D, PART) * multiple
+        lengthwise += tl.sum(gradient * unit, axis=1)
+    tl.store(along + row, lengthwise, mask=inside)
+    for start in range(0, D, PART):
+        gradient = load_block(sums, first, rows, ROWS, start, D, PART) * multiple
+        if inverse_norm is not None:
+            norm = tl.load(inverse_norm + row, mask=inside, other=0.0)
+            unit = load_block(values, first, rows, ROWS, start, D, PART).to(tl.float32)
+            gradient = (gradient - unit * lengthwise[:, None]) * norm[:, None]
+        column = start + tl.arange(0, PART)
+        place = out + row.to(tl.int64)[:, None] * D + column[None, :]
+        kept = inside[:, None] & (column[None, :] < D)
+        tl.store(place, rounded(gradient, out.dtype.element_ty), mask=kept)

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton")
 
 from contracts.compiled_kernel import ARCHITECTURES, Kernel, check, compile_kernels
-from edgessl.kernels.fused.wide import ADD_BLOCKS, ADD_LAUNCH, wide_blocks
+from edgessl.kernels.fused.wide import ADD_BLOCKS, ADD_LAUNCH, FINISH_BLOCKS, wide_blocks
 
 MODULE = "edgessl.kernels.fused.wide_kernels"
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -88,3 +88,18 @@ def test_kernels(arch: int) -> None:
     kernels += [softmax(1000, "fp16", arch, "towers", True), add(1000, "fp16", arch)]
     for kernel, compiled in zip(kernels, compile_kernels(kernels), strict=True):
         check(kernel, compiled)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_end_of_a_gradient(arch: int) -> None:
+    high, part = FINISH_BLOCKS
+    vectors = dict.fromkeys(("sums", "inverse_norm", "factor", "along"), "*fp32")
+    kernel = Kernel(
+        f"{MODULE}:finish_strip",
+        {**vectors, "values": "*bf16", "out": "*bf16", "rows": "i32"},
+        {"D": 1000, "ROWS": high, "PART": part},
+        arch,
+        4,
+        3,
+    )
+    check(kernel, compile_kernels([kernel])[0], products=False)
