@@ -10,7 +10,8 @@ from edgessl.kernels.implementations import Chosen
 __all__ = ["FUSED_DIM", "is_bounded", "skips_tiles"]
 
 FUSED_DIM = 512
-"""Widest rows of Triton's fused kernels; wider ones are multiplied tile by tile."""
+"""Widest rows of Triton's fused kernels, which keep a gradient in registers; wider ones are
+multiplied tile by tile."""
 
 _BOUNDED_SCALE = 74.0
 """exp(±74), summed over a million rows, stays a normal float32, whose range is exp(±87)."""

@@ -243,6 +243,7 @@ def prepare(
         try:
             loss, gradients = Passes(rival.make(small), given).both()
             row["errors"][name] = exact(small, given).errors(loss.detach(), gradients)
+        # As above: what it raises at this size is a figure too.
         except Exception as error:
             row["errors"][name] = {"why": reason(error)}
     timed = {
@@ -252,6 +253,7 @@ def prepare(
     if rival.capturable and inputs[0].is_cuda:
         try:
             replay = captured(passes)
+        # Whatever keeps it out of a graph is the answer; the other passes are measured.
         except Exception as error:
             row["why_no_graph"] = reason(error)
         else:

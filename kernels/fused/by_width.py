@@ -6,13 +6,13 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar, cast
 
-from edgessl.kernels.fused.gradient_blocks import WIDEST
 from edgessl.kernels.fused.gradients import gradients as narrow_gradients
 from edgessl.kernels.fused.gradients import mutual_gradients as narrow_mutual_gradients
 from edgessl.kernels.fused.queue import queue as narrow_queue
 from edgessl.kernels.fused.sigmoid import mutual_sigmoid as narrow_mutual_sigmoid
 from edgessl.kernels.fused.sigmoid import sigmoid as narrow_sigmoid
 from edgessl.kernels.fused.wide import WideEngine
+from edgessl.kernels.passes import FUSED_DIM
 from edgessl.kernels.problem import Rows
 
 __all__ = ["gradients", "mutual_gradients", "mutual_sigmoid", "queue", "sigmoid"]
@@ -29,7 +29,7 @@ def _by_width(
     @wraps(narrow)
     def run(*arguments: _Arguments.args, **keywords: _Arguments.kwargs) -> _Found:
         rows = cast(Rows, arguments[0])
-        stays = rows.values.shape[1] <= WIDEST
+        stays = rows.values.shape[1] <= FUSED_DIM
         return (narrow if stays else wide)(*arguments, **keywords)
 
     return run

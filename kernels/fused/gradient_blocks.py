@@ -7,10 +7,7 @@ from dataclasses import dataclass
 import torch
 import triton
 
-__all__ = ["WIDEST", "GradientBlocks", "column_splits", "gradient_blocks"]
-
-WIDEST = 512
-"""Largest D of the fused backward pass: the gradient of a program's rows stays in registers."""
+__all__ = ["GradientBlocks", "column_splits", "gradient_blocks"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class GradientBlocks:
 def gradient_blocks(
     width: int, dtype: torch.dtype, arch: int, *, bounded: bool, few: bool
 ) -> GradientBlocks:
-    """The cut for rows of ``width`` ≤ `WIDEST` numbers.
+    """The cut for rows of ``width`` ≤ `FUSED_DIM` numbers.
 
     The gradient alone takes rows·D/(32·warps) of a thread's 255 registers, the logits
     rows·columns/(32·warps); tests/kernels/test_compiled_gradients.py compiles every choice.

@@ -86,24 +86,24 @@ def _towers(
     margins = [side.others - side.positive for side in found]
     sides_losses = [F.softplus(margin, threshold=SOFTPLUS_LIMIT) for margin in margins]
     losses = (sides_losses[0] + sides_losses[1]) / 2
-    kept: list[Tensor] = []
-    for z, rows, all_rows, side, margin in zip(
-        (image, text), sides, everyone, found, margins, strict=True
-    ):
-        normalizer = torch.logaddexp(side.others, side.positive)
-        kept += [
-            rows.values if normalize else z.new_empty(0),
+
+    def kept(place: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        rows, statistics = sides[place], found[place]
+        normalizer = torch.logaddexp(statistics.others, statistics.positive)
+        terms = torch.stack([normalizer, torch.sigmoid(margins[place])], dim=1)
+        # A copy: those of the texts may be a view of the images'.
+        peaks = statistics.peaks
+        if peaks is not None:
+            peaks = peaks.clone(memory_format=torch.contiguous_format)
+        return (
+            rows.values if normalize else image.new_empty(0),
             losses.new_empty(0) if rows.inverse_norm is None else rows.inverse_norm,
-            z.new_empty(0) if size == 1 else all_rows,
-            gather_values(torch.stack([normalizer, torch.sigmoid(margin)], dim=1), group),
-            # A copy: those of the texts may be a view of the images'.
-            losses.new_empty(0) if side.peaks is None else _copied(side.peaks),
-        ]
-    return (losses, *kept)  # type: ignore[return-value]
+            image.new_empty(0) if size == 1 else everyone[place],
+            gather_values(terms, group),
+            losses.new_empty(0) if peaks is None else peaks,
+        )
 
-
-def _copied(peaks: Tensor) -> Tensor:
-    return peaks.clone(memory_format=torch.contiguous_format)
+    return losses, *kept(0), *kept(1)
 
 
 @_towers.register_fake

@@ -204,7 +204,7 @@ def _whole(run: str, count: int, width: int) -> None:
         chunked.queue(rows, other.values, other.values, scale, bounded=True, gradients=True)
         return
     labels = torch.arange(count) % 7 if run == "labels" else None
-    pairs = Pairs(run, 0, labels, labels)  # type: ignore[arg-type]
+    pairs = Pairs(run, 0, labels, labels)
     columns = other if run == "towers" else None
     values = None if columns is None else columns.values
     found, _ = chunked.mutual_statistics(
@@ -221,7 +221,7 @@ def _largest_tensor(run: Callable[[], None]) -> int:
     largest = 0
 
     class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             nonlocal largest
             result = function(*args, **(kwargs or {}))
             for one in result if isinstance(result, (tuple, list)) else (result,):

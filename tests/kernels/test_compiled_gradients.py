@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from contracts.compiled_kernel import Kernel, check, compile_kernels
+from edgessl.kernels.passes import FUSED_DIM
 from edgessl.kernels.problem import PEAK_CELL, PairKind
 
 pytest.importorskip("triton")
 
-from edgessl.kernels.fused.gradient_blocks import WIDEST, gradient_blocks
+from edgessl.kernels.fused.gradient_blocks import gradient_blocks
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 WIDTHS = (64, 128, 256, 512)
@@ -138,6 +139,6 @@ def test_every_cut_divides_the_cells_of_skipping() -> None:
     for dtype, arch, bounded, few in itertools.product(
         DTYPES.values(), (0, 80, 86, 87, 89, 90, 100, 120), (True, False), (True, False)
     ):
-        for width in range(1, WIDEST + 1):
+        for width in range(1, FUSED_DIM + 1):
             blocks = gradient_blocks(width, dtype, arch, bounded=bounded, few=few)
             assert PEAK_CELL % blocks.rows == PEAK_CELL % blocks.columns == 0

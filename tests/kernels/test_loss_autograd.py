@@ -94,10 +94,10 @@ def test_repeated_backward(loss: str, engine: str, reduction: str) -> None:
     learnable = small(loss, device).learnable()
     total = call(learnable, implementation=implementation, reduction=reduction).sum()
     total.backward(retain_graph=True)
-    first = {name: leaf.grad.clone() for name, leaf in learnable.leaves.items()}  # type: ignore[union-attr]
+    first = {name: leaf.grad.clone() for name, leaf in learnable.leaves.items()}
     total.backward()
     same(
-        {name: leaf.grad for name, leaf in learnable.leaves.items()},  # type: ignore[misc]
+        {name: leaf.grad for name, leaf in learnable.leaves.items()},
         {name: 2 * gradient for name, gradient in first.items()},
     )
 
@@ -235,7 +235,7 @@ def test_the_wrong_change_between_the_passes_is_an_error(engine: str) -> None:
     given = small("nt_xent", device)
     z = given.rows["z"].clone().requires_grad_()
     rows = z * 1
-    total = kernels.nt_xent(rows, 0.1, normalize=False, implementation=implementation)  # type: ignore[arg-type]
+    total = kernels.nt_xent(rows, 0.1, normalize=False, implementation=implementation)
     rows.detach().zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         total.backward()
@@ -274,10 +274,10 @@ def test_modules_keep_their_settings(loss: str) -> None:
     wanted = call(given, **keywords)
     if "temperature" in given.scalars:
         learnt = torch.nn.Parameter(scalars[0])
-        made = module(learnt, **keywords)  # type: ignore[call-arg, arg-type]
+        made = module(learnt, **keywords)
         assert dict(made.named_parameters()) == {"temperature": learnt}
         assert torch.equal(made(*rows), wanted)
     else:
-        made = module(**keywords)  # type: ignore[arg-type]
+        made = module(**keywords)
         assert torch.equal(made(*rows, *scalars), wanted)
     assert "reduction='none'" in repr(made)

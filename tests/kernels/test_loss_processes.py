@@ -67,7 +67,7 @@ def test_losses_and_gradients_equal_one_process(results: Results, loss: str) -> 
         wanted = by_definition(given, upstream, implementation=implementation)
         rows = {name: [each[name] for each in of_each] for name in of_each[0]}
         found = {
-            name: averaged * (together(parts, loss) if name in given.rows else sum(parts))  # type: ignore[operator]
+            name: averaged * (together(parts, loss) if name in given.rows else sum(parts))
             for name, parts in rows.items()
         }
         if reduction == "none":
